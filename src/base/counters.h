@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * counters.h - everything the program counts, one row each: name, unit, sentence
+ *
+ * The API's statistics and the manual follow this table. A counter that one thread writes is bumped with
+ * counter_add(); one that several threads write with counter_add_shared(). Anyone may read at any time.
+ * Orderings are relaxed throughout: a counter says how often, never that something else has happened.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define COUNTERS(X)                                                                                         \
+    X(rx_frames, "frames", "frames read from the TAP")                                                      \
+    X(rx_bytes, "bytes", "bytes read from the TAP")                                                         \
+    X(rx_batches, "batches", "times the reader handed frames on")                                           \
+    X(rx_syscalls, "calls", "system calls made to read the TAP")                                            \
+    X(rx_drop_ring_full, "frames", "frames from the guest dropped because the ring to libslirp was full")   \
+    X(rx_drop_malformed, "frames",                                                                          \
+      "frames from the guest dropped because their headers contradict themselves")                          \
+    X(rx_drop_loopback, "frames",                                                                           \
+      "frames from the guest dropped because they name a prohibited loopback address")                      \
+    X(rx_drop_dns, "frames", "frames to the DNS address dropped under --disable-dns")                       \
+    X(rx_errors, "errors", "reads of the TAP that failed for a passing reason")                             \
+    X(tx_frames, "frames", "frames written to the TAP")                                                     \
+    X(tx_bytes, "bytes", "bytes written to the TAP")                                                        \
+    X(tx_inline, "frames", "frames the slirp thread wrote itself because the writer was idle")              \
+    X(tx_batches, "batches", "times the writer took frames from its ring")                                  \
+    X(tx_syscalls, "calls", "system calls made to write the TAP")                                           \
+    X(tx_drop_ring_full, "frames", "frames to the guest dropped because the ring to the writer was full")   \
+    X(tx_drop_link, "frames", "frames to the guest dropped because the TAP is down or refuses them")        \
+    X(wake_slirp, "wake-ups", "times the slirp thread was woken by the reader")                             \
+    X(wake_tx, "wake-ups", "times the writer was woken by the slirp thread")                                \
+    X(slirp_loops, "turns", "turns of the slirp thread's loop")                                             \
+    X(slirp_fills, "passes", "passes over libslirp's sockets to learn what they wait for")                  \
+    X(slirp_polls, "passes", "passes over libslirp's sockets to serve them")                                \
+    X(slirp_epoll_ctl, "calls", "changes of the descriptor set")                                            \
+    X(slirp_sockets, "sockets", "descriptors libslirp has open (present value)")                            \
+    X(slirp_fd_pressure, "times", "times new connections had to wait because descriptors were running out") \
+    X(slirp_guest_errors, "times", "times libslirp complained of the guest")                                \
+    X(slirp_unreachable, "connections", "outbound connections that failed later and were reported by ICMP") \
+    X(world_stops, "times", "times the API stopped the slirp thread")                                       \
+    X(world_stop_ns_total, "ns", "time the slirp thread stood still for the API, in all")                   \
+    X(world_stop_ns_max, "ns", "longest time the slirp thread stood still for the API")                     \
+    X(udp_forward_in, "datagrams", "datagrams from clients of UDP forwards towards the guest")              \
+    X(udp_forward_out, "datagrams", "replies of the guest towards clients of UDP forwards")                 \
+    X(udp_forward_drop, "datagrams",                                                                        \
+      "datagrams of UDP forwards dropped (client table full, guest unknown, send error)")                   \
+    X(udp_forward_clients, "clients", "clients of UDP forwards remembered (present value)")                 \
+    X(api_connections, "connections", "connections to the API socket")                                      \
+    X(api_requests, "requests", "requests answered by the API")                                             \
+    X(api_errors, "requests", "requests answered with an error")
+
+enum counter_id {
+#define X(name, unit, text) COUNTER_##name,
+    COUNTERS(X)
+#undef X
+        COUNTER_COUNT
+};
+
+struct counter_row {
+    const char *name, *unit, *text;
+};
+extern const struct counter_row counter_rows[COUNTER_COUNT];
+
+struct counter {
+    _Alignas(
+        64) _Atomic uint64_t value; /* a line each: writers on different cores do not disturb each other */
+};
+extern struct counter counters[COUNTER_COUNT];
+
+/* The counter's one writer. */
+static inline void counter_add(enum counter_id id, uint64_t n)
+{
+    _Atomic uint64_t *v = &counters[id].value;
+
+    atomic_store_explicit(v, atomic_load_explicit(v, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+/* The counter's one writer, for present values. */
+static inline void counter_set(enum counter_id id, uint64_t n)
+{
+    atomic_store_explicit(&counters[id].value, n, memory_order_relaxed);
+}
+
+/* Any thread. */
+static inline void counter_add_shared(enum counter_id id, uint64_t n)
+{
+    atomic_fetch_add_explicit(&counters[id].value, n, memory_order_relaxed);
+}
+
+static inline uint64_t counter_read(enum counter_id id)
+{
+    return atomic_load_explicit(&counters[id].value, memory_order_relaxed);
+}
