@@ -21,6 +21,7 @@
       "frames from the guest dropped because their headers contradict themselves")                          \
     X(rx_drop_loopback, "frames",                                                                           \
       "frames from the guest dropped because they name a prohibited loopback address")                      \
+    X(rx_drop_other, "frames", "frames from the guest dropped because nothing here speaks their protocol")  \
     X(rx_drop_dns, "frames", "frames to the DNS address dropped under --disable-dns")                       \
     X(rx_errors, "errors", "reads of the TAP that failed for a passing reason")                             \
     X(tx_frames, "frames", "frames written to the TAP")                                                     \
@@ -48,6 +49,9 @@
     X(udp_forward_drop, "datagrams",                                                                        \
       "datagrams of UDP forwards dropped (client table full, guest unknown, send error)")                   \
     X(udp_forward_clients, "clients", "clients of UDP forwards remembered (present value)")                 \
+    X(fwd_accepted, "connections", "connections accepted for TCP forwards")                                 \
+    X(fwd_refused, "connections", "connections of TCP forwards that nobody could take")                     \
+    X(fwd_accept_paused, "times", "times accepting had to pause because descriptors ran out")               \
     X(api_connections, "connections", "connections to the API socket")                                      \
     X(api_requests, "requests", "requests answered by the API")                                             \
     X(api_errors, "requests", "requests answered with an error")

@@ -10,19 +10,12 @@
 
 #include "base/failure.h"
 #include "base/role.h"
+#include "io/address.h" /* host_addr or guest_addr with its port */
 
-#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-struct engine;
 struct forwards;
-
-union address { /* host_addr or guest_addr with its port, network byte order */
-    struct sockaddr sa;
-    struct sockaddr_in in;
-    struct sockaddr_in6 in6;
-};
 
 enum forward_path {
     FORWARD_AUTO,  /* the fastest that works */
@@ -46,10 +39,26 @@ struct forward_info {
     uint64_t n_connections, bytes_to_guest, bytes_to_host;
 };
 
-/* main, before threads start. The engine must outlive the table. NULL is fine for _free; both return NULL/0
- * or -errno. */
-int forwards_new(struct forwards **ret, struct engine *engine, struct failure *why);
+/* What the layers beside this one do for it; given by main. */
+struct forward_hooks {
+    void *arg;
+    /* Any thread: takes an accepted connection and carries it to @guest through libslirp. On success the
+     * descriptor is the hook's; a negative errno: it stays ours. */
+    int (*adopt)(void *arg, int conn_fd, const union address *guest);
+    /* role_api: one UDP port. */
+    int (*udp_add)(void *arg, const union address *host, bool v6_only, const union address *guest,
+                   void **ret_handle, struct failure *why);
+    void (*udp_remove)(void *arg, void *handle);
+    void (*udp_stats)(void *arg, void *handle, uint64_t *n_clients, uint64_t *to_guest, uint64_t *to_host);
+};
+
+/* main, before threads start; 0 or a negative errno. NULL is fine for _free, which returns NULL and closes
+ * whatever is still open. */
+int forwards_new(struct forwards **ret, const struct forward_hooks *hooks, struct failure *why);
 struct forwards *forwards_free(struct forwards *f);
+/* main: the thread "fwd-0", which accepts the connections of all TCP forwards. */
+int forwards_start(struct forwards *f, struct failure *why);
+void forwards_stop(struct forwards *f);
 
 /* Adds one forward (all ports of its range or none); returns 0 and its id, or a negative errno with the
  * sentence, which names the port: -EADDRINUSE (bound by somebody else, or the same forward exists), -EACCES,

@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * namespace.c
+ *
+ * Order in the child (user_namespaces(7), setns(2)): open both namespace files first, because after joining
+ * the user namespace the caller's /proc may no longer answer; join the user namespace, which gives the
+ * capabilities that joining the network namespace needs. EINVAL from the first setns() means "already in it"
+ * (podman, bubblewrap) and any other failure there is decided by the second. /dev/net/tun is opened in the
+ * caller's mount namespace, after the switch: the TAP belongs to the network namespace of whoever issues
+ * TUNSETIFF.
+ */
+#include "cli/namespace.h"
+
+#include "base/cleanup.h"
+#include "cli/interface.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+/* Parent and child are one program: the struct itself is the message. */
+struct report {
+    struct failure failure;
+};
+
+union fd_message {
+    char buffer[CMSG_SPACE(sizeof(int))];
+    struct cmsghdr align;
+};
+
+static int send_report(int sock, const struct report *report, int fd)
+{
+    struct iovec iov = {.iov_base = (void *)report, .iov_len = sizeof(*report)};
+    union fd_message control = {.buffer = {0}};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    ssize_t n;
+
+    if (fd >= 0) {
+        struct cmsghdr *cmsg;
+
+        msg.msg_control = control.buffer;
+        msg.msg_controllen = sizeof(control.buffer);
+        cmsg = CMSG_FIRSTHDR(&msg);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+    }
+    do {
+        n = sendmsg(sock, &msg, MSG_NOSIGNAL);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : 0;
+}
+
+/* Returns 0 with a descriptor or with -1 in @ret_fd; -EPIPE: the child ended without a word. */
+static int receive_report(int sock, struct report *report, int *ret_fd)
+{
+    struct iovec iov = {.iov_base = report, .iov_len = sizeof(*report)};
+    union fd_message control;
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control.buffer,
+                         .msg_controllen = sizeof(control.buffer)};
+    struct cmsghdr *cmsg;
+    ssize_t n;
+
+    do {
+        n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_WAITALL);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return -errno;
+    *ret_fd = -1;
+    cmsg = CMSG_FIRSTHDR(&msg);
+    if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS &&
+        cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
+        memcpy(ret_fd, CMSG_DATA(cmsg), sizeof(*ret_fd));
+    return n == sizeof(*report) ? 0 : -EPIPE;
+}
+
+static int open_namespaces(const struct options *o, int *ret_user, int *ret_net, struct failure *why)
+{
+    char net[64], user[64];
+    const char *net_path = o->path, *user_path = o->userns_path;
+
+    if (o->target == TARGET_PID) {
+        snprintf(net, sizeof(net), "/proc/%d/ns/net", o->pid);
+        snprintf(user, sizeof(user), "/proc/%d/ns/user", o->pid);
+        net_path = net;
+        if (!user_path)
+            user_path = user;
+    }
+    *ret_net = open(net_path, O_RDONLY | O_CLOEXEC);
+    if (*ret_net < 0)
+        return failure(why, -errno,
+                       errno == ENOENT   ? "is the process still there?"
+                       : errno == EACCES ? "the namespace belongs to another user"
+                                         : NULL,
+                       "%s", net_path);
+    if (!user_path)
+        return 0;
+    *ret_user = open(user_path, O_RDONLY | O_CLOEXEC);
+    if (*ret_user < 0)
+        return failure(why, -errno, errno == EACCES ? "the namespace belongs to another user" : NULL, "%s",
+                       user_path);
+    return 0;
+}
+
+static int open_tap(const char *name, struct failure *why)
+{
+    struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+    _cleanup_close_ int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+
+    if (fd < 0)
+        return failure(why, -errno,
+                       errno == EACCES
+                           ? "its mode must let this user read and write it: chmod 0666 /dev/net/tun"
+                           : "load the tun module (modprobe tun), or pass the device into the container",
+                       "open(\"/dev/net/tun\")");
+    snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
+    if (ioctl(fd, TUNSETIFF, &ifr) < 0)
+        return failure(
+            why, -errno,
+            errno == EBUSY    ? "another process is attached to this TAP; choose another TAPNAME"
+            : errno == EPERM  ? "the user namespace that owns the network namespace was not joined: give a "
+                                "PID, or --userns-path"
+            : errno == EINVAL ? "an interface of another kind has this name; choose another TAPNAME"
+                              : NULL,
+            "ioctl(TUNSETIFF) for \"%s\"", name);
+    return steal_fd(&fd);
+}
+
+static int child_work(const struct options *o, int user_fd, int net_fd, struct failure *why)
+{
+    _cleanup_close_ int fd = -1;
+    int r;
+
+    if (user_fd >= 0 && setns(user_fd, CLONE_NEWUSER) == 0 && getuid() != 0) {
+        /* Id 0 there, where it exists, owns what root's sysctls and files are. Not needed otherwise. */
+        if (setgid(0) < 0 || setuid(0) < 0)
+            errno = 0;
+    }
+    if (setns(net_fd, CLONE_NEWNET) < 0)
+        return failure(why, -errno,
+                       errno == EPERM
+                           ? "the user namespace that owns the network namespace could not be joined: "
+                             "give a PID, or --userns-path"
+                       : errno == EINVAL ? "this file is no network namespace"
+                                         : NULL,
+                       "setns(CLONE_NEWNET)");
+    fd = open_tap(o->tap_name, why);
+    if (fd < 0)
+        return fd;
+    if (o->configure) {
+        r = interface_configure(o, why);
+        if (r < 0)
+            return r;
+    }
+    fprintf(stderr, "sent tapfd=%d for %s\n", fd, o->tap_name);
+    return steal_fd(&fd);
+}
+
+static int open_in_namespace(const struct options *o, struct failure *why)
+{
+    _cleanup_close_ int user_fd = -1, net_fd = -1, ours = -1, theirs = -1, fd = -1;
+    struct report report = {.failure = FAILURE_NULL};
+    int pair[2], status = 0, r;
+    pid_t child;
+
+    r = open_namespaces(o, &user_fd, &net_fd, &report.failure);
+    if (r < 0)
+        goto failed;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return failure(why, -errno, NULL, "socketpair");
+    ours = pair[0];
+    theirs = pair[1];
+    fflush(NULL); /* or the child would print it again */
+    child = fork();
+    if (child < 0)
+        return failure(why, -errno, NULL, "fork");
+    if (child == 0) {
+        fd = child_work(o, user_fd, net_fd, &report.failure);
+        r = send_report(theirs, &report, fd);
+        _exit(fd < 0 || r < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
+    }
+    close(steal_fd(&theirs));
+    r = receive_report(ours, &report, &fd);
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (r < 0)
+        return failure(why, r, NULL, "the child that opens the TAP ended without a report (status %d)",
+                       status);
+    if (fd >= 0) {
+        fprintf(stderr, "received tapfd=%d\n", fd);
+        return steal_fd(&fd);
+    }
+failed:
+    if (why)
+        *why = report.failure;
+    return report.failure.code;
+}
+
+static int set_flags(int fd, struct failure *why)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+        return failure(why, -errno, "the operand must be the number of an open descriptor",
+                       "TAP descriptor %d", fd);
+    return 0;
+}
+
+/* --netns-type=tapfd: nothing but system calls on the descriptor itself; callers may forbid everything else.
+ */
+static int open_given(struct guest_link *ret, int fd, struct failure *why)
+{
+    struct ifreq ifr = {0};
+    struct stat st;
+    int r;
+
+    if (fstat(fd, &st) < 0)
+        return failure(why, -errno, "the operand must be the number of an open descriptor",
+                       "TAP descriptor %d", fd);
+    ret->is_socket = S_ISSOCK(st.st_mode);
+    if (!ret->is_socket && ioctl(fd, TUNGETIFF, &ifr) < 0)
+        return failure(why, -errno,
+                       "give a TAP that has been attached with TUNSETIFF, or a SOCK_SEQPACKET socket",
+                       "descriptor %d is no TAP", fd);
+    if (!ret->is_socket &&
+        ((ifr.ifr_flags & IFF_TUN) || !(ifr.ifr_flags & IFF_NO_PI) || (ifr.ifr_flags & IFF_VNET_HDR)))
+        return failure(why, -EINVAL, "attach it with IFF_TAP | IFF_NO_PI",
+                       "descriptor %d is a TUN, or its frames have extra headers", fd);
+    r = set_flags(fd, why);
+    if (r < 0)
+        return r;
+    ret->fd = fd;
+    return 0;
+}
+
+static int open_bess(const char *path, struct failure *why)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    _cleanup_close_ int listen_fd = -1, fd = -1;
+    int r;
+
+    if (strlen(path) >= sizeof(addr.sun_path))
+        return failure(why, -ENAMETOOLONG, "use a path of less than 108 bytes", "%s", path);
+    memcpy(addr.sun_path, path, strlen(path));
+    if (unlink(path) < 0 && errno != ENOENT && errno != EISDIR)
+        return failure(why, -errno, NULL, "cannot remove the old %s", path);
+    listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (listen_fd < 0)
+        return failure(why, -errno, NULL, "socket");
+    if (bind(listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(listen_fd, 1) < 0)
+        return failure(why, -errno, NULL, "bind %s", path);
+    fprintf(stderr, "Waiting for connection to %s\n", path);
+    do {
+        fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    } while (fd < 0 && errno == EINTR);
+    r = fd < 0 ? failure(why, -errno, NULL, "accept on %s", path) : 0;
+    unlink(path); /* one peer, and it is here */
+    if (r < 0)
+        return r;
+    fprintf(stderr, "sent \"tapfd\"=%d (not really TAP) for %s\nreceived tapfd=%d\n", fd, path, fd);
+    return steal_fd(&fd);
+}
+
+int guest_link_open(struct guest_link *ret, const struct options *o, struct failure *why)
+{
+    struct guest_link link = GUEST_LINK_NULL;
+    int r = 0;
+
+    switch (o->target) {
+    case TARGET_PID:
+    case TARGET_PATH:
+        link.fd = open_in_namespace(o, why);
+        break;
+    case TARGET_TAPFD:
+        r = open_given(&link, o->tap_fd, why);
+        break;
+    case TARGET_BESS:
+        link.is_socket = true;
+        link.fd = open_bess(o->path, why);
+        break;
+    }
+    if (r < 0 || link.fd < 0)
+        return r < 0 ? r : link.fd;
+    *ret = link;
+    return 0;
+}

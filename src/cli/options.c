@@ -1,0 +1,580 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "cli/options.h"
+
+#include "base/bits.h"
+#include "base/cleanup.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <getopt.h>
+#include <ifaddrs.h>
+#include <regex.h>
+#include <seccomp.h>
+#include <slirp/libslirp.h>
+#include <stdio.h>
+#include <string.h>
+
+#ifndef PROJECT_VERSION
+#define PROJECT_VERSION "2.0.0"
+#endif
+#ifndef PROJECT_COMMIT
+#define PROJECT_COMMIT "unknown"
+#endif
+
+enum {
+    MTU_DEFAULT = 1500,
+    MTU_MIN = 68,               /* RFC 791, and libslirp's own limit */
+    MTU_MAX = 65521,            /* 65535 less an Ethernet header: the largest a TAP takes */
+    API_SOCKET_PATH_SIZE = 108, /* sockaddr_un.sun_path */
+    CIDR_PREFIX_MAX = 25,       /* the guest's address is the network's + 100 */
+};
+
+/* What has been read before it can be judged: the meaning of the operands depends on options that may follow
+ * them. */
+struct raw {
+    struct options *o;
+    const char *netns_type, *target_type, *cidr, *mac, *outbound, *outbound6;
+    bool help, version;
+};
+
+/* What a step of parsing says. STATUS_SAID: an error whose own line is enough, without the usage text. */
+enum { OK = -1, STATUS_ERROR = 1, STATUS_SAID = 2 };
+
+static int parse_uint_fd(const char *name, const char *text, int *ret)
+{
+    char *end;
+    long n;
+
+    errno = 0;
+    n = strtol(text, &end, 10);
+    if (end == text || *end || errno || n < 0 || n > INT32_MAX) {
+        fprintf(stderr, "%s must be a non-negative integer\n", name);
+        return STATUS_ERROR;
+    }
+    *ret = (int)n;
+    return OK;
+}
+
+#define SETTER(name_) static int set_##name_(struct raw *r, const char *arg)
+#define FLAG(name_, statement) \
+    SETTER(name_)              \
+    {                          \
+        (void)arg;             \
+        statement;             \
+        return OK;             \
+    }
+#define TEXT(name_, place) \
+    SETTER(name_)          \
+    {                      \
+        place = arg;       \
+        return OK;         \
+    }
+
+FLAG(configure, r->o->configure = true)
+FLAG(disable_host_loopback, r->o->disable_host_loopback = true)
+FLAG(disable_dns, r->o->disable_dns = true)
+FLAG(sandbox, r->o->sandbox = true)
+FLAG(help, r->help = true)
+FLAG(version, r->version = true)
+TEXT(netns_type, r->netns_type)
+TEXT(target_type, r->target_type)
+TEXT(cidr, r->cidr)
+TEXT(mac, r->mac)
+TEXT(userns_path, r->o->userns_path)
+TEXT(api_socket, r->o->api_socket)
+
+SETTER(ipv6)
+{
+    (void)arg;
+    r->o->ipv6 = true;
+    printf("WARNING: Support for IPv6 is experimental\n");
+    return OK;
+}
+
+SETTER(seccomp)
+{
+    (void)arg;
+    r->o->seccomp = true;
+    printf("WARNING: Support for seccomp is experimental\n");
+    return OK;
+}
+
+SETTER(outbound)
+{
+    printf("WARNING: Support for --outbound-addr is experimental\n");
+    r->outbound = arg;
+    return OK;
+}
+
+SETTER(outbound6)
+{
+    printf("WARNING: Support for --outbound-addr6 is experimental\n");
+    r->outbound6 = arg;
+    return OK;
+}
+
+SETTER(no_host_loopback)
+{
+    printf("WARNING: --no-host-loopback is deprecated and will be removed in the next release, use "
+           "--disable-host-loopback instead\n");
+    return set_disable_host_loopback(r, arg);
+}
+
+SETTER(create_sandbox)
+{
+    printf("WARNING: --create-sandbox is deprecated and will be removed in the next release, use "
+           "--enable-sandbox "
+           "instead\n");
+    return set_sandbox(r, arg);
+}
+
+SETTER(exit_fd)
+{
+    return parse_uint_fd("exit-fd", arg, &r->o->exit_fd);
+}
+
+SETTER(ready_fd)
+{
+    return parse_uint_fd("ready-fd", arg, &r->o->ready_fd);
+}
+
+SETTER(mtu)
+{
+    char *end;
+    long n;
+
+    errno = 0;
+    n = strtol(arg, &end, 10);
+    if (end == arg || *end || errno || n <= 0 || n > MTU_MAX) {
+        fprintf(stderr, "MTU must be a positive integer (< %d)\n", MTU_MAX + 1);
+        return STATUS_ERROR;
+    }
+    if (n < MTU_MIN) {
+        fprintf(stderr, "MTU must be at least %d\n", MTU_MIN);
+        return STATUS_ERROR;
+    }
+    r->o->mtu = (unsigned)n;
+    return OK;
+}
+
+SETTER(io_backend)
+{
+    static const char *const names[] = {"auto", "io_uring", "epoll"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strcmp(arg, names[i]) == 0) {
+            r->o->backend = (enum engine_backend)i;
+            return OK;
+        }
+    }
+    fprintf(stderr, "--io-backend must be \"auto\", \"io_uring\" or \"epoll\", not \"%s\"\n", arg);
+    return STATUS_ERROR;
+}
+
+SETTER(threads)
+{
+    static const char *const names[] = {"auto", "split", "shared"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strcmp(arg, names[i]) == 0) {
+            r->o->mode = (enum engine_mode)i;
+            return OK;
+        }
+    }
+    fprintf(stderr, "--threads must be \"auto\", \"split\" or \"shared\", not \"%s\"\n", arg);
+    return STATUS_ERROR;
+}
+
+/* The rows: what getopt, --help, the manual's test and the reader see. */
+static const struct {
+    struct option_row row;
+    int (*set)(struct raw *r, const char *arg);
+} rows[] = {
+    {{'c', "configure", NULL, "bring up the interface", false}, set_configure},
+    {{'e', "exit-fd", "FD", "specify the FD for terminating slirp4netns", false}, set_exit_fd},
+    {{'r', "ready-fd", "FD", "specify the FD to write to when the network is configured", false},
+     set_ready_fd},
+    {{'m', "mtu", "MTU", "specify MTU (default=1500, max=65521)", false}, set_mtu},
+    {{'6', "enable-ipv6", NULL, "enable IPv6 (experimental)", false}, set_ipv6},
+    {{'a', "api-socket", "PATH", "specify API socket path", false}, set_api_socket},
+    {{0, "cidr", "CIDR", "specify network address CIDR (default=10.0.2.0/24)", false}, set_cidr},
+    {{0, "disable-host-loopback", NULL, "prohibit connecting to 127.0.0.1:* on the host namespace", false},
+     set_disable_host_loopback},
+    {{0, "netns-type", "TYPE", "specify network namespace type ([path|pid|tapfd], default=pid)", false},
+     set_netns_type},
+    {{0, "userns-path", "PATH", "specify user namespace path", false}, set_userns_path},
+    {{0, "enable-sandbox", NULL,
+      "create a new mount namespace (and drop all caps except CAP_NET_BIND_SERVICE if running as the root)",
+      false},
+     set_sandbox},
+    {{0, "enable-seccomp", NULL, "enable seccomp to limit syscalls (experimental)", false}, set_seccomp},
+    {{0, "outbound-addr", "IPv4",
+      "sets outbound ipv4 address to bound to (or an interface name; experimental)", false},
+     set_outbound},
+    {{0, "outbound-addr6", "IPv6",
+      "sets outbound ipv6 address to bound to (or an interface name; experimental)", false},
+     set_outbound6},
+    {{0, "disable-dns", NULL,
+      "disables 10.0.2.3 (or configured internal ip) to host dns redirect (experimental)", false},
+     set_disable_dns},
+    {{0, "macaddress", "MAC", "specify the MAC address of the TAP (only valid with -c)", false}, set_mac},
+    {{0, "target-type", "TYPE", "specify the target type ([netns|bess], default=netns)", false},
+     set_target_type},
+    {{0, "io-backend", "TYPE", "how frames are read and written ([auto|io_uring|epoll], default=auto)",
+      false},
+     set_io_backend},
+    {{0, "threads", "MODE", "threads of the data plane ([auto|split|shared], default=auto: by CPU count)",
+      false},
+     set_threads},
+    {{'h', "help", NULL, "show this help and exit", false}, set_help},
+    {{'v', "version", NULL, "show version and exit", false}, set_version},
+    {{0, "no-host-loopback", NULL, "old name of --disable-host-loopback", true}, set_no_host_loopback},
+    {{0, "create-sandbox", NULL, "old name of --enable-sandbox", true}, set_create_sandbox},
+};
+
+const struct option_row *options_row(unsigned i)
+{
+    return i < ARRAY_SIZE(rows) ? &rows[i].row : NULL;
+}
+
+static void usage(const char *argv0)
+{
+    printf("Usage: %s [OPTION]... PID|PATH|FD [TAPNAME]\n", argv0);
+    printf("User-mode networking for unprivileged network namespaces.\n\n");
+    for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+        const struct option_row *row = &rows[i].row;
+        char left[64], short_part[8] = "";
+
+        if (row->hidden)
+            continue;
+        if (row->short_name)
+            snprintf(short_part, sizeof(short_part), "-%c, ", row->short_name);
+        snprintf(left, sizeof(left), "%s--%s%s%s", short_part, row->name, row->argument ? "=" : "",
+                 row->argument ? row->argument : "");
+        printf("%-24s %s\n", left, row->help);
+    }
+}
+
+/* "slirp4netns version X" first; no other line may contain that word, clients take what follows its last
+ * occurrence. */
+static void print_version(void)
+{
+    const struct scmp_version *v = seccomp_version();
+
+    printf("slirp4netns version %s\n", PROJECT_VERSION);
+    printf("commit: %s\n", PROJECT_COMMIT);
+    printf("libslirp: %s\n", slirp_version_string());
+    printf("SLIRP_CONFIG_VERSION_MAX: %d\n", SLIRP_CONFIG_VERSION_MAX);
+    if (v)
+        printf("libseccomp: %u.%u.%u\n", v->major, v->minor, v->micro);
+}
+
+static struct in_addr offset_addr(struct in_addr base, uint32_t n)
+{
+    return (struct in_addr){.s_addr = htonl(ntohl(base.s_addr) + n)};
+}
+
+int options_set_cidr(struct options *o, const char *cidr)
+{
+    char quad[INET_ADDRSTRLEN + 1] = "";
+    const char *slash = strchr(cidr, '/');
+    unsigned prefix;
+    regex_t regex;
+    int match;
+
+    if (regcomp(&regex, "^[0-9]{1,3}(\\.[0-9]{1,3}){3}/[0-9]{1,2}$", REG_EXTENDED | REG_NOSUB) != 0) {
+        fprintf(stderr, "cannot compile the pattern for --cidr\n");
+        return -1;
+    }
+    match = regexec(&regex, cidr, 0, NULL, 0);
+    regfree(&regex);
+    if (match != 0 || (size_t)(slash - cidr) >= sizeof(quad)) {
+        fprintf(stderr, "invalid CIDR: %s\n", cidr);
+        return -1;
+    }
+    memcpy(quad, cidr, slash - cidr);
+    if (inet_pton(AF_INET, quad, &o->network) != 1) {
+        fprintf(stderr, "invalid network address: %s\n", quad);
+        return -1;
+    }
+    prefix = (unsigned)strtoul(slash + 1, NULL, 10); /* one or two digits, says the pattern */
+    if (prefix < 1 || prefix > CIDR_PREFIX_MAX) {
+        fprintf(stderr, "prefix length needs to be 1-%d\n", CIDR_PREFIX_MAX);
+        return -1;
+    }
+    o->prefix = prefix;
+    o->netmask.s_addr = htonl(0xffffffffu << (32 - prefix));
+    if (o->network.s_addr & ~o->netmask.s_addr) {
+        fprintf(stderr, "CIDR needs to be a network address like 10.0.2.0/24, not like 10.0.2.100/24\n");
+        return -1;
+    }
+    o->gateway = offset_addr(o->network, 2);
+    o->dns = offset_addr(o->network, 3);
+    o->dhcp_start = offset_addr(o->network, 15);
+    o->dhcp_end = offset_addr(o->network, 30);
+    o->guest = offset_addr(o->network, 100);
+    return 0;
+}
+
+int options_parse_mac(uint8_t ret[6], const char *text)
+{
+    uint8_t mac[6] = {0};
+    const char *at = text;
+
+    for (unsigned i = 0;; i++) {
+        char *end;
+        unsigned long byte = strtoul(at, &end, 16);
+
+        if (i == 6 || end == at || byte > 0xff || *at == '-' || *at == '+' || *at == ' ')
+            return -1;
+        mac[i] = (uint8_t)byte;
+        if (*end == '\0') {
+            if (i < 4)
+                return -1;
+            break;
+        }
+        if (*end != ':')
+            return -1;
+        at = end + 1;
+    }
+    memcpy(ret, mac, 6);
+    return 0;
+}
+
+/* The first address of @family that interface @name has. */
+static bool interface_address(const char *name, int family, void *ret, size_t size)
+{
+    struct ifaddrs *list, *a;
+    bool found = false;
+
+    if (getifaddrs(&list) < 0)
+        return false;
+    for (a = list; a && !found; a = a->ifa_next) {
+        if (a->ifa_addr && a->ifa_addr->sa_family == family && strcmp(a->ifa_name, name) == 0) {
+            memcpy(ret, a->ifa_addr, size);
+            found = true;
+        }
+    }
+    freeifaddrs(list);
+    return found;
+}
+
+static int parse_outbound(struct raw *r)
+{
+    struct options *o = r->o;
+
+    if (r->outbound) {
+        o->has_outbound = true;
+        o->outbound.sin_family = AF_INET;
+        if (inet_pton(AF_INET, r->outbound, &o->outbound.sin_addr) != 1 &&
+            !interface_address(r->outbound, AF_INET, &o->outbound, sizeof(o->outbound))) {
+            fprintf(stderr, "outbound-addr has to be valid ipv4 address or interface name.\n");
+            return STATUS_SAID;
+        }
+        o->outbound.sin_port = 0;
+    }
+    if (r->outbound6) {
+        o->has_outbound6 = true;
+        o->outbound6.sin6_family = AF_INET6;
+        if (inet_pton(AF_INET6, r->outbound6, &o->outbound6.sin6_addr) != 1 &&
+            !interface_address(r->outbound6, AF_INET6, &o->outbound6, sizeof(o->outbound6))) {
+            fprintf(stderr, "outbound-addr6 has to be valid ipv6 address or interface name.\n");
+            return STATUS_SAID;
+        }
+        o->outbound6.sin6_port = 0;
+    }
+    return OK;
+}
+
+static int parse_target_type(struct raw *r)
+{
+    struct options *o = r->o;
+
+    if (!r->target_type || strcmp(r->target_type, "netns") == 0)
+        return OK;
+    if (strcmp(r->target_type, "bess") != 0) {
+        fprintf(stderr, "--target-type must be either \"netns\" or \"bess\"\n");
+        return STATUS_ERROR;
+    }
+    o->target = TARGET_BESS;
+    if (o->configure)
+        fprintf(stderr, "--configure conflicts with --target-type=bess\n");
+    else if (r->netns_type)
+        fprintf(stderr, "--netns-type conflicts with --target-type=bess\n");
+    else if (o->userns_path)
+        fprintf(stderr, "--userns-path conflicts with --target-type=bess\n");
+    else
+        return OK;
+    return STATUS_ERROR;
+}
+
+static int parse_operands(struct raw *r, char **operands, int n)
+{
+    struct options *o = r->o;
+    char *end;
+    long number;
+
+    if (o->target == TARGET_BESS) {
+        if (n != 1) {
+            fprintf(stderr, n < 1 ? "--target-type=bess needs an operand, the path of the socket\n"
+                                  : "too many arguments\n");
+            return STATUS_ERROR;
+        }
+        o->path = operands[0];
+        return OK;
+    }
+    if (n < 1) {
+        fprintf(stderr, "operand missing: PID, PATH or FD of the network namespace or TAP\n");
+        return STATUS_ERROR;
+    }
+    if (!r->netns_type || strcmp(r->netns_type, "pid") == 0) {
+        o->target = TARGET_PID;
+        errno = 0;
+        number = strtol(operands[0], &end, 10);
+        if (end == operands[0] || *end || errno || number <= 0 || number > INT32_MAX) {
+            fprintf(stderr, "PID must be a positive integer\n");
+            return STATUS_ERROR;
+        }
+        o->pid = (pid_t)number;
+    } else if (strcmp(r->netns_type, "tapfd") == 0) {
+        o->target = TARGET_TAPFD;
+        errno = 0;
+        number = strtol(operands[0], &end, 10);
+        if (end == operands[0] || *end || errno || number < 0 || number > INT32_MAX) {
+            fprintf(stderr, "TAPFD must a file descriptor\n");
+            return STATUS_ERROR;
+        }
+        o->tap_fd = (int)number;
+    } else { /* any other word means a path, as it always has */
+        o->target = TARGET_PATH;
+        if (access(operands[0], F_OK) != 0) {
+            fprintf(stderr, "existing path expected when --netns-type=path: %s: %m\n", operands[0]);
+            return STATUS_ERROR;
+        }
+        o->path = operands[0];
+    }
+    if (n > 1 && o->target != TARGET_TAPFD)
+        snprintf(o->tap_name, sizeof(o->tap_name), "%.*s", TAP_NAME_SIZE - 1, operands[1]);
+    if (n > (o->target == TARGET_TAPFD ? 1 : 2))
+        printf("WARNING: too many arguments\n");
+    return OK;
+}
+
+static int validate(struct raw *r, char **operands, int n_operands)
+{
+    struct options *o = r->o;
+    int status;
+
+    status = parse_target_type(r);
+    if (status == OK)
+        status = parse_operands(r, operands, n_operands);
+    if (status != OK)
+        return status;
+    if (r->cidr && options_set_cidr(o, r->cidr) < 0)
+        return STATUS_SAID;
+    if (o->api_socket && strlen(o->api_socket) >= API_SOCKET_PATH_SIZE) {
+        fprintf(stderr, "the specified API socket path is too long (>= %d)\n", API_SOCKET_PATH_SIZE);
+        return STATUS_SAID;
+    }
+    if (o->userns_path && access(o->userns_path, F_OK) != 0) {
+        fprintf(stderr, "userns path doesn't exist: %s\n", o->userns_path);
+        return STATUS_ERROR;
+    }
+    if (r->mac && !o->configure) {
+        fprintf(stderr, "--macaddr cannot be specified when --configure or -c is not specified\n");
+        return STATUS_ERROR;
+    }
+    if (r->mac && options_parse_mac(o->mac, r->mac) < 0) {
+        fprintf(
+            stderr,
+            "\"%s\" is an invalid MAC address.\n"
+            "macaddress has to be a valid MAC address (hex string, 6 bytes, each byte separated by a ':').\n",
+            r->mac);
+        return STATUS_SAID;
+    }
+    o->has_mac = r->mac != NULL;
+    return parse_outbound(r);
+}
+
+int options_parse(struct options *ret, int argc, char **argv)
+{
+    struct option longs[ARRAY_SIZE(rows) + 1] = {0};
+    char shorts[2 * ARRAY_SIZE(rows) + 1] = "", *s = shorts;
+    struct raw raw = {.o = ret};
+    int index, c, status;
+
+    *ret =
+        (struct options){.exit_fd = -1, .ready_fd = -1, .tap_fd = -1, .mtu = MTU_DEFAULT, .tap_name = "tap0"};
+    if (options_set_cidr(ret, "10.0.2.0/24") < 0)
+        return STATUS_ERROR;
+    for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+        const struct option_row *row = &rows[i].row;
+
+        longs[i] =
+            (struct option){.name = row->name, .has_arg = row->argument ? required_argument : no_argument};
+        if (row->short_name) {
+            *s++ = (char)row->short_name;
+            if (row->argument)
+                *s++ = ':';
+        }
+    }
+    optind = 0; /* GNU: begin anew, with permutation */
+    while ((c = getopt_long(argc, argv, shorts, longs, &index)) != -1) {
+        if (c == '?') { /* getopt has said what */
+            usage(argv[0]);
+            return STATUS_ERROR;
+        }
+        if (c != 0) {
+            for (index = 0; rows[index].row.short_name != c; index++)
+                ;
+        }
+        status = rows[index].set(&raw, optarg);
+        if (status != OK) {
+            usage(argv[0]);
+            return status;
+        }
+        if (raw.help) {
+            usage(argv[0]);
+            return 0;
+        }
+        if (raw.version) {
+            print_version();
+            return 0;
+        }
+    }
+    status = validate(&raw, argv + optind, argc - optind);
+    if (status == STATUS_ERROR)
+        usage(argv[0]);
+    return status == OK ? OK : STATUS_ERROR;
+}
+
+void options_print_banner(const struct options *o)
+{
+    char a[INET6_ADDRSTRLEN];
+
+#define LINE(label, addr) printf("* %-17s %s\n", label ":", inet_ntop(AF_INET, &(addr), a, sizeof(a)))
+    printf("Starting slirp\n");
+    printf("* %-17s %u\n", "MTU:", o->mtu);
+    LINE("Network", o->network);
+    LINE("Netmask", o->netmask);
+    LINE("Gateway", o->gateway);
+    LINE("DNS", o->dns);
+    LINE("DHCP begin", o->dhcp_start);
+    LINE("DHCP end", o->dhcp_end);
+    LINE("Recommended IP", o->guest);
+    if (o->api_socket)
+        printf("* %-17s %s\n", "API Socket:", o->api_socket);
+    if (o->has_outbound)
+        LINE("Outbound IPv4", o->outbound.sin_addr);
+    if (o->has_outbound6)
+        printf("* %-17s %s\n", "Outbound IPv6:", inet_ntop(AF_INET6, &o->outbound6.sin6_addr, a, sizeof(a)));
+    if (o->has_mac)
+        printf("* %-17s %02x:%02x:%02x:%02x:%02x:%02x\n", "MAC address:", o->mac[0], o->mac[1], o->mac[2],
+               o->mac[3], o->mac[4], o->mac[5]);
+#undef LINE
+    if (!o->disable_host_loopback)
+        printf(
+            "WARNING: 127.0.0.1:* on the host is accessible as %s (set --disable-host-loopback to prohibit "
+            "connecting to 127.0.0.1:*)\n",
+            inet_ntop(AF_INET, &o->gateway, a, sizeof(a)));
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "cli/target.h"
+
+#include "base/cleanup.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+void target_watch_init(struct target_watch *w, pid_t pid)
+{
+    char path[64];
+    struct stat st;
+
+    *w = (struct target_watch)TARGET_WATCH_NULL;
+    snprintf(path, sizeof(path), "/proc/%d/ns/net", pid);
+    if (stat(path, &st) < 0)
+        return;
+    w->net_dev = st.st_dev;
+    w->net_ino = st.st_ino;
+    w->proc_fd = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (w->proc_fd < 0)
+        return;
+    w->pid_fd = (int)syscall(SYS_pidfd_open, pid, 0); /* close-on-exec by itself */
+}
+
+void target_watch_deinit(struct target_watch *w)
+{
+    closep(&w->pid_fd);
+    closep(&w->proc_fd);
+}
+
+bool target_watch_in_use(const struct target_watch *w)
+{
+    bool found = false;
+    struct dirent *entry;
+    DIR *dir;
+    int fd = openat(w->proc_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0 || !(dir = fdopendir(fd))) {
+        closep(&fd);
+        return true; /* cannot know: stay */
+    }
+    while (!found && (entry = readdir(dir))) {
+        char path[sizeof(entry->d_name) + 16];
+        struct stat st;
+
+        if (!isdigit((unsigned char)entry->d_name[0]))
+            continue;
+        snprintf(path, sizeof(path), "%s/ns/net", entry->d_name);
+        if (fstatat(fd, path, &st, 0) == 0) {
+            found = st.st_dev == w->net_dev && st.st_ino == w->net_ino;
+        } else if (errno == EACCES || errno == EPERM) {
+            /* A process of our own user that we may not look into may be one with other credentials inside.
+             */
+            found = fstatat(fd, entry->d_name, &st, 0) == 0 && st.st_uid == geteuid() && geteuid() != 0;
+        }
+    }
+    closedir(dir);
+    return found;
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * tap_io.h - two ways to move frames between the TAP and a frame pool: io_uring and epoll
+ *
+ * One small table of functions, two files behind it (tap_uring.c, tap_epoll.c), chosen at run time because
+ * io_uring is often forbidden (kernel.io_uring_disabled, container seccomp profiles). A reader or writer is
+ * made by main before the threads start; from its first _start() on, one thread owns it.
+ *
+ * The descriptor may also be a SOCK_SEQPACKET or SOCK_DGRAM socket that carries bare Ethernet frames (tapfd
+ * and bess modes). Reads and writes keep one frame per call; a read shorter than the frame would cut it
+ * (drivers/net/tun.c), so every buffer takes FRAME_SIZE_MAX.
+ */
+#pragma once
+
+#include "base/failure.h"
+#include "io/frame.h"
+#include "io/wakeup.h"
+
+struct tap_reader;
+struct tap_writer;
+
+enum { TAP_BATCH_MAX = 64 }; /* frames per call */
+
+struct tap_io {
+    const char *name; /* "io_uring" or "epoll": start-up line and statistics */
+
+    /* main, before threads start. @fd is non-blocking and stays the caller's; it must outlive the reader.
+     * @wake interrupts wait(). Returns 0; -ENOSYS, -EPERM, ...: this backend cannot be had here. */
+    int (*reader_new)(struct tap_reader **ret, int fd, struct frame_pool *pool, struct wakeup *wake,
+                      struct failure *why);
+    /* The reading thread, once, before anything else (before seccomp seals the process). 0 or a negative
+     * errno. */
+    int (*reader_start)(struct tap_reader *r);
+    /* The reading thread: up to @max (<= TAP_BATCH_MAX) frames into @ids, which belong to the caller then.
+     * Does not block. Returns how many; 0: none now; a negative errno: the TAP or the peer is gone (-ENODEV)
+     * or broken. */
+    int (*read)(struct tap_reader *r, frame_id *ids, uint32_t max);
+    /* The reading thread: sleeps until read() may find something or @wake is notified. When the pool is empty
+     * it waits for frames to come home instead, so that the TAP's own queue takes the pressure. 0 or a
+     * negative errno. */
+    int (*wait)(struct tap_reader *r);
+    /* A descriptor that epoll reports readable when read() may find something: for threads that wait for
+     * more. */
+    int (*poll_fd)(const struct tap_reader *r);
+    /* After the reading thread ended; NULL is fine; returns NULL. */
+    struct tap_reader *(*reader_free)(struct tap_reader *r);
+
+    int (*writer_new)(struct tap_writer **ret, int fd, struct frame_pool *pool, struct failure *why);
+    int (*writer_start)(struct tap_writer *w);
+    /* The writing thread: writes @n (<= TAP_BATCH_MAX) frames in order; the frames stay the caller's. Frames
+     * that the TAP refuses for a passing reason are dropped and counted. Returns 0; a negative errno: gone
+     * for good. */
+    int (*write)(struct tap_writer *w, const frame_id *ids, uint32_t n);
+    struct tap_writer *(*writer_free)(struct tap_writer *w);
+};
+
+extern const struct tap_io tap_io_uring; /* multishot reads, or batched ones where the kernel has none */
+extern const struct tap_io tap_io_uring_batched; /* batched reads always: for tests and measurements */
+extern const struct tap_io tap_io_epoll;
+
+/* What a failed read or write of the TAP means. Any thread. */
+enum tap_outcome {
+    TAP_AGAIN,   /* nothing now */
+    TAP_DROPPED, /* this frame was refused (link down, no memory, bad length): counted, go on */
+    TAP_GONE,    /* the interface was deleted, or the peer closed its end */
+};
+enum tap_outcome tap_outcome(int error);
+
+/* Any thread that may write now: one frame straight from @data. 0: written or dropped (counted); -EAGAIN:
+ * would block; another negative errno: gone. One system call. */
+int tap_write_now(int fd, const void *data, size_t size);

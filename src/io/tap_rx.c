@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "io/tap_rx.h"
+
+#include "base/counters.h"
+#include "base/thread.h"
+
+static int rx_prepare(void *arg)
+{
+    struct tap_rx *rx = arg;
+
+    return rx->io->reader_start(rx->reader);
+}
+
+static void rx_run(void *arg)
+{
+    struct tap_rx *rx = arg;
+    frame_id ids[TAP_BATCH_MAX];
+    int n = 0;
+
+    role_enter(&role_tap_rx);
+    /* Relaxed: the wake-up that follows a stop request orders it; a turn more does no harm. */
+    while (!atomic_load_explicit(&rx->stop, memory_order_relaxed)) {
+        uint32_t n_pushed;
+
+        n = rx->io->read(rx->reader, ids, TAP_BATCH_MAX);
+        if (n == 0)
+            n = rx->io->wait(rx->reader);
+        if (n < 0)
+            break;
+        if (n == 0)
+            continue;
+        n_pushed = spsc_push(rx->ring, ids, n);
+        assert(n_pushed == (uint32_t)n); /* the ring holds all frames there are */
+        (void)n_pushed;
+        counter_add(COUNTER_rx_batches, 1);
+        if (wakeup_notify(rx->consumer))
+            counter_add(COUNTER_wake_slirp, 1);
+    }
+    if (n < 0)
+        rx->on_gone(rx->arg, n);
+    role_leave(&role_tap_rx);
+}
+
+int tap_rx_start(struct tap_rx *rx)
+{
+    struct thread_start start = {.name = "tap-rx", .prepare = rx_prepare, .run = rx_run, .arg = rx};
+    int r = thread_spawn(&rx->thread, &start);
+
+    rx->started = r == 0;
+    return r;
+}
+
+void tap_rx_stop(struct tap_rx *rx)
+{
+    if (!rx->started)
+        return;
+    atomic_store_explicit(&rx->stop, true,
+                          memory_order_relaxed); /* ordered by the eventfd's write and read */
+    wakeup_send(&rx->wake);
+    pthread_join(rx->thread, NULL);
+    rx->started = false;
+}

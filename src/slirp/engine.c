@@ -1,0 +1,888 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * engine.c - the data plane's threads, and the loop around libslirp
+ *
+ * One turn of the slirp thread's loop:
+ *   1. park, if the API asks for a world stop; take connections handed over by forwards
+ *   2. take a batch of frames (from the ring, or from the TAP itself in shared mode), filter them, give them
+ * to libslirp
+ *   3. if anything happened since the last time, ask libslirp what it waits for (descriptors.h) and for how
+ * long
+ *   4. sleep in epoll_wait(2), not at all if there is more to do
+ *   5. let libslirp serve what is ready, and its timers
+ *   6. wake the TAP writer if this turn produced frames for it
+ *
+ * libslirp keeps the time of its last slirp_pollfds_poll() and uses it for everything in between; so the
+ * order is sleep - poll - input, never sleep - input, or a UDP socket made after a long sleep would be born
+ * expired. slirp_pollfds_fill() answers at most one second even when it has no timer running; that second is
+ * ignored, because nothing in libslirp needs it: an idle process sleeps.
+ */
+#include "slirp/engine.h"
+
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/counters.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "io/packet.h"
+#include "io/tap_rx.h"
+#include "io/tap_tx.h"
+#include "slirp/adopt.h"
+#include "slirp/descriptors.h"
+#include "slirp/events.h"
+#include "slirp/filter.h"
+#include "slirp/icmp_error.h"
+#include "slirp/udp_forward.h"
+#include "slirp/world.h"
+
+#include <errno.h>
+#include <glib.h>
+#include <sched.h>
+#include <slirp/libslirp.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+enum {
+    RX_FRAMES = 256,
+    TX_FRAMES = 512,
+    EPOLL_EVENTS_MAX = 128,
+    ADOPT_QUEUE_MAX = 1024,
+    TIMERS_MAX = 4,               /* libslirp 4.7 has one: router advertisements */
+    SLIRP_TIMEOUT_NONE_MS = 1000, /* what slirp_pollfds_fill() says when no timer runs */
+    SHARED_CPUS_MAX = 2,
+};
+
+struct timer {
+    bool used, armed;
+    SlirpTimerId id;
+    void *cb_opaque;
+    int64_t expire_ms;
+};
+
+struct adoption {
+    int conn_fd;
+    union address shown, guest;
+};
+
+struct engine {
+    struct engine_config config; /* fixed before threads start: anyone may read */
+    const struct tap_io *io;
+    bool shared;
+    int gone_fd;
+    _Atomic int gone; /* first negative errno, written once by whoever sees it */
+
+    struct frame_pool rx_pool, tx_pool;
+    struct spsc rx_ring, tx_ring;
+    struct tap_reader *reader;
+    struct tap_writer *writer;
+    struct tap_rx rx;
+    struct tap_tx tx OWNED_BY(role_slirp);
+
+    struct world world;
+    struct wakeup wake; /* the slirp thread's */
+    pthread_t thread;
+    bool started; /* main's */
+    _Atomic bool stop;
+
+    pthread_mutex_t adopt_lock;                   /* innermost: nothing is taken inside it */
+    struct adoption adopt_queue[ADOPT_QUEUE_MAX]; /* under adopt_lock */
+    uint32_t n_adopt;                             /* under adopt_lock */
+    _Atomic bool adopt_pending;
+
+    Slirp *slirp OWNED_BY(role_slirp);
+    struct sockaddr_in outbound; /* libslirp keeps a pointer to it */
+    struct sockaddr_in6 outbound6;
+    struct filter filter OWNED_BY(role_slirp);
+    struct descriptors descriptors OWNED_BY(role_slirp);
+    struct udp_forwards *udp OWNED_BY(role_slirp);
+    struct timer timers[TIMERS_MAX] OWNED_BY(role_slirp);
+    const uint8_t *input_frame OWNED_BY(role_slirp); /* the SYN being given to libslirp, else NULL */
+    uint32_t input_size OWNED_BY(role_slirp);
+    bool dirty OWNED_BY(role_slirp); /* libslirp's wishes may have changed since the last fill */
+    bool tap_ready OWNED_BY(role_slirp);
+    uint32_t slirp_timeout_ms OWNED_BY(role_slirp);
+    int64_t udp_expire_ns OWNED_BY(role_slirp);
+};
+
+/* ---- the end of the data plane ---- */
+
+static void engine_set_gone(void *arg, int error)
+{
+    struct engine *e = arg;
+    static const uint64_t one = 1;
+    int none = 0;
+
+    /* Relaxed: the eventfd's write and read order it for main. */
+    if (!atomic_compare_exchange_strong_explicit(&e->gone, &none, error, memory_order_relaxed,
+                                                 memory_order_relaxed))
+        return;
+    if (write(e->gone_fd, &one, sizeof(one)) < 0)
+        log_error("cannot report that the TAP is gone: %m");
+}
+
+/* From tap-rx and tap-tx: the slirp thread must look. */
+static void engine_set_gone_and_kick(void *arg, int error)
+{
+    struct engine *e = arg;
+
+    engine_set_gone(e, error);
+    wakeup_send(&e->wake);
+}
+
+int engine_gone_fd(const struct engine *e)
+{
+    return e->gone_fd;
+}
+
+int engine_gone(const struct engine *e)
+{
+    return atomic_load_explicit(&e->gone, memory_order_relaxed); /* read after gone_fd became readable */
+}
+
+const char *engine_backend_name(const struct engine *e)
+{
+    return e->io->name;
+}
+
+const char *engine_mode_name(const struct engine *e)
+{
+    return e->shared ? "shared" : "split";
+}
+
+/* ---- libslirp's callbacks: all from the slirp thread ---- */
+
+static ssize_t on_send_packet(const void *frame, size_t size, void *opaque)
+{
+    struct engine *e = opaque;
+
+    role_assert(&role_slirp);
+    tap_tx_send(&e->tx, frame, size);
+    return size;
+}
+
+static void on_guest_error(const char *message, void *opaque)
+{
+    static struct log_limit limit;
+
+    (void)opaque;
+    counter_add(COUNTER_slirp_guest_errors, 1);
+    log_limited(&limit, LOG_LEVEL_DEBUG, "libslirp: %s", message);
+}
+
+static int64_t on_clock_get_ns(void *opaque)
+{
+    (void)opaque;
+    return clock_monotonic_ns();
+}
+
+static void *on_timer_new(SlirpTimerId id, void *cb_opaque, void *opaque)
+{
+    struct engine *e = opaque;
+
+    role_assert(&role_slirp);
+    for (unsigned i = 0; i < TIMERS_MAX; i++) {
+        if (!e->timers[i].used) {
+            e->timers[i] = (struct timer){.used = true, .id = id, .cb_opaque = cb_opaque};
+            return &e->timers[i];
+        }
+    }
+    log_error(
+        "libslirp wants more timers than this program knows of: upgrade slirp4netns together with libslirp");
+    abort();
+}
+
+static void on_timer_free(void *timer, void *opaque)
+{
+    (void)opaque;
+    *(struct timer *)timer = (struct timer){.used = false};
+}
+
+static void on_timer_mod(void *timer, int64_t expire_ms, void *opaque)
+{
+    struct timer *t = timer;
+
+    (void)opaque;
+    t->armed = true;
+    t->expire_ms = expire_ms;
+}
+
+static void on_register_poll_fd(int fd, void *opaque)
+{
+    struct engine *e = opaque;
+    struct descriptor *entry;
+
+    role_assert(&role_slirp);
+    entry = descriptors_open(&e->descriptors, fd);
+    if (entry && e->input_frame) {
+        entry->connecting = true;
+        entry->copy_size = min_u32(e->input_size, FLOW_COPY_MAX);
+        memcpy(entry->copy, e->input_frame, entry->copy_size);
+    }
+}
+
+static void on_unregister_poll_fd(int fd, void *opaque)
+{
+    struct engine *e = opaque;
+
+    role_assert(&role_slirp);
+    descriptors_close(&e->descriptors, fd);
+}
+
+static void on_notify(void *opaque)
+{
+    struct engine *e = opaque;
+
+    role_assert(&role_slirp);
+    e->dirty = true;
+}
+
+static const SlirpCb callbacks = {
+    .send_packet = on_send_packet,
+    .guest_error = on_guest_error,
+    .clock_get_ns = on_clock_get_ns,
+    .timer_new_opaque = on_timer_new,
+    .timer_free = on_timer_free,
+    .timer_mod = on_timer_mod,
+    .register_poll_fd = on_register_poll_fd,
+    .unregister_poll_fd = on_unregister_poll_fd,
+    .notify = on_notify,
+};
+
+/* GLib's messages (libslirp's complaints) come from hostile input: never more than a line per second of them.
+ */
+static void on_glib_message(const gchar *domain, GLogLevelFlags level, const gchar *message, gpointer arg)
+{
+    static struct log_limit limit;
+
+    (void)arg;
+    if (level & G_LOG_FLAG_FATAL)
+        log_error("%s: %s", domain ? domain : "GLib", message);
+    else
+        log_limited(&limit,
+                    level & (G_LOG_LEVEL_CRITICAL | G_LOG_LEVEL_ERROR) ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG,
+                    "%s: %s", domain ? domain : "GLib", message);
+}
+
+/* ---- frames from the guest ---- */
+
+static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size) RUNS_ON(role_slirp)
+{
+    struct packet packet;
+    enum packet_kind kind = packet_parse(&packet, frame, size);
+
+    switch (filter_frame(&e->filter, kind, &packet)) {
+    case FILTER_PASS:
+        break;
+    case FILTER_DROP_LOOPBACK:
+        counter_add(COUNTER_rx_drop_loopback, 1);
+        return;
+    case FILTER_DROP_DNS:
+        counter_add(COUNTER_rx_drop_dns, 1);
+        return;
+    case FILTER_DROP_MALFORMED:
+        counter_add(COUNTER_rx_drop_malformed, 1);
+        return;
+    case FILTER_DROP_OTHER:
+        counter_add(COUNTER_rx_drop_other, 1);
+        return;
+    }
+    if (udp_forwards_active(e->udp) && udp_forwards_take(e->udp, kind, &packet))
+        return;
+    /* A socket that libslirp opens while it looks at a SYN belongs to that SYN. */
+    if (packet.ip_protocol == IPPROTO_TCP &&
+        (packet.tcp_flags & (PACKET_TCP_SYN | PACKET_TCP_ACK)) == PACKET_TCP_SYN) {
+        e->input_frame = frame;
+        e->input_size = size;
+    }
+    slirp_input(e->slirp, frame, size);
+    e->input_frame = NULL;
+}
+
+/* Returns true when there may be more frames at once. */
+static bool input_batch(struct engine *e) RUNS_ON(role_slirp)
+{
+    frame_id ids[TAP_BATCH_MAX];
+    int n;
+
+    if (e->shared) {
+        if (!e->tap_ready)
+            return false;
+        n = e->io->read(e->reader, ids, TAP_BATCH_MAX);
+        if (n < 0)
+            engine_set_gone(e, n);
+        e->tap_ready = n == TAP_BATCH_MAX;
+    } else {
+        n = spsc_pop(&e->rx_ring, ids, TAP_BATCH_MAX);
+    }
+    if (n <= 0)
+        return false;
+    for (int i = 0; i < n; i++)
+        input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]]);
+    e->dirty = true;
+    if (e->shared) {
+        counter_add(COUNTER_rx_batches, 1);
+        frame_put(&e->rx_pool, ids, n);
+        return e->tap_ready;
+    }
+    frame_return(&e->rx_pool, ids, n);
+    wakeup_notify(&e->rx.wake); /* costs a fence; a system call only when the reader waits for frames */
+    return !spsc_empty(&e->rx_ring);
+}
+
+/* ---- connections handed over by forwards ---- */
+
+int engine_adopt(struct engine *e, int conn_fd, const union address *guest)
+{
+    struct adoption a = {.conn_fd = conn_fd, .guest = *guest};
+    socklen_t size = sizeof(a.shown);
+    int r = 0;
+
+    if (getpeername(conn_fd, &a.shown.sa, &size) < 0)
+        return -errno;
+    address_unmap(&a.shown);
+    if (address_is_self(&a.shown) || a.shown.sa.sa_family != guest->sa.sa_family) {
+        uint16_t port = address_port(&a.shown);
+
+        memset(&a.shown, 0, sizeof(a.shown));
+        a.shown.sa.sa_family = guest->sa.sa_family;
+        if (guest->sa.sa_family == AF_INET)
+            a.shown.in.sin_addr = e->config.gateway;
+        else
+            inet_pton(AF_INET6, "fd00::2", &a.shown.in6.sin6_addr);
+        address_set_port(&a.shown, port);
+    }
+
+    pthread_mutex_lock(&e->adopt_lock);
+    if (e->n_adopt == ADOPT_QUEUE_MAX || engine_gone(e) < 0) {
+        r = -EMFILE;
+    } else {
+        e->adopt_queue[e->n_adopt++] = a;
+        atomic_store_explicit(&e->adopt_pending, true, memory_order_relaxed); /* the lock orders the queue */
+    }
+    pthread_mutex_unlock(&e->adopt_lock);
+    if (r == 0)
+        wakeup_notify(&e->wake);
+    return r;
+}
+
+static void adopt_all(struct engine *e) RUNS_ON(role_slirp)
+{
+    struct adoption a;
+    bool got;
+
+    /* Relaxed: a hint; if it is missed now, the wake-up that followed it brings us back. */
+    if (!atomic_load_explicit(&e->adopt_pending, memory_order_relaxed))
+        return;
+    do {
+        pthread_mutex_lock(&e->adopt_lock);
+        got = e->n_adopt > 0;
+        if (got)
+            a = e->adopt_queue[--e->n_adopt];
+        else
+            atomic_store_explicit(&e->adopt_pending, false, memory_order_relaxed);
+        pthread_mutex_unlock(&e->adopt_lock);
+        if (got && adopt_connection(e->slirp, a.conn_fd, &a.shown, &a.guest) < 0)
+            close(a.conn_fd);
+        e->dirty = true;
+    } while (got);
+}
+
+/* ---- descriptors and time ---- */
+
+static int on_add_poll(int fd, int events, void *opaque)
+{
+    struct engine *e = opaque;
+
+    role_assert(&role_slirp);
+    return descriptors_want(&e->descriptors, fd, events);
+}
+
+static int on_get_revents(int index, void *opaque)
+{
+    struct engine *e = opaque;
+
+    role_assert(&role_slirp);
+    return descriptors_take(&e->descriptors, index);
+}
+
+static void fill(struct engine *e) RUNS_ON(role_slirp)
+{
+    uint32_t timeout_ms = UINT32_MAX;
+
+    descriptors_fill_begin(&e->descriptors);
+    slirp_pollfds_fill(e->slirp, &timeout_ms, on_add_poll, e);
+    e->slirp_timeout_ms = timeout_ms >= SLIRP_TIMEOUT_NONE_MS ? UINT32_MAX : timeout_ms;
+    e->dirty = false;
+}
+
+static int sleep_ms(struct engine *e) RUNS_ON(role_slirp)
+{
+    int64_t now_ns = clock_monotonic_ns(), until_ns = e->udp_expire_ns, ms;
+
+    if (e->slirp_timeout_ms != UINT32_MAX && now_ns + e->slirp_timeout_ms * NS_PER_MS < until_ns)
+        until_ns = now_ns + e->slirp_timeout_ms * NS_PER_MS;
+    for (unsigned i = 0; i < TIMERS_MAX; i++) {
+        if (e->timers[i].armed && e->timers[i].expire_ms * NS_PER_MS < until_ns)
+            until_ns = e->timers[i].expire_ms * NS_PER_MS;
+    }
+    if (until_ns == INT64_MAX)
+        return -1;
+    ms = (until_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS;
+    return ms < 0 ? 0 : ms > 3600 * 1000 ? 3600 * 1000 : (int)ms;
+}
+
+static void run_timers(struct engine *e) RUNS_ON(role_slirp)
+{
+    int64_t now_ns = clock_monotonic_ns();
+
+    for (unsigned i = 0; i < TIMERS_MAX; i++) {
+        if (e->timers[i].armed && e->timers[i].expire_ms * NS_PER_MS <= now_ns) {
+            e->timers[i].armed = false;
+            slirp_handle_timer(e->slirp, e->timers[i].id, e->timers[i].cb_opaque);
+            e->dirty = true;
+        }
+    }
+    if (now_ns >= e->udp_expire_ns || e->udp_expire_ns == INT64_MAX)
+        e->udp_expire_ns = udp_forwards_expire(e->udp, now_ns);
+}
+
+/* An outbound connection was decided: libslirp reports a refusal itself, but forgets that a host cannot be
+ * reached. */
+static void report_unreachable(struct engine *e, int fd, struct descriptor *entry) RUNS_ON(role_slirp)
+{
+    uint8_t frame[ICMP_ERROR_FRAME_MAX];
+    socklen_t size = sizeof(int);
+    uint32_t frame_size;
+    int error = 0;
+
+    entry->connecting = false;
+    /* This takes the error away from the socket; libslirp then finds it unconnected (EPIPE), a failure like
+     * another. */
+    if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0 ||
+        (error != EHOSTUNREACH && error != ENETUNREACH))
+        return;
+    frame_size = icmp_error_unreachable(frame, entry->copy, entry->copy_size, e->config.gateway);
+    if (frame_size > 0) {
+        tap_tx_send(&e->tx, frame, frame_size);
+        counter_add(COUNTER_slirp_unreachable, 1);
+    }
+}
+
+static void slirp_event(struct engine *e, int fd, uint32_t events) RUNS_ON(role_slirp)
+{
+    struct descriptor *entry = descriptors_get(&e->descriptors, fd);
+
+    if (entry && entry->connecting) {
+        if (events & EPOLLERR)
+            report_unreachable(e, fd, entry);
+        entry->connecting = false;
+    }
+    descriptors_fired(&e->descriptors, fd, events);
+}
+
+/* Sleeps until something is to be done (not at all with @busy) and remembers what. Returns false when the
+ * loop cannot go on. */
+static bool wait_events(struct engine *e, bool busy, bool *ret_slirp_ready) RUNS_ON(role_slirp)
+{
+    struct epoll_event events[EPOLL_EVENTS_MAX];
+    int timeout_ms = busy ? 0 : sleep_ms(e), n;
+
+    *ret_slirp_ready = false;
+    if (!busy) {
+        wakeup_prepare(&e->wake);
+        if ((!e->shared && !spsc_empty(&e->rx_ring)) || world_wanted(&e->world) ||
+            atomic_load_explicit(&e->adopt_pending, memory_order_relaxed) ||
+            atomic_load_explicit(&e->stop, memory_order_relaxed))
+            timeout_ms = 0;
+    }
+    n = epoll_wait(e->descriptors.epoll_fd, events, EPOLL_EVENTS_MAX, timeout_ms);
+    if (!busy)
+        wakeup_cancel(&e->wake);
+    if (n < 0 && errno != EINTR) {
+        engine_set_gone(e, -errno);
+        return false;
+    }
+    for (int i = 0; i < n; i++) {
+        switch (events_kind(events[i].data.u64)) {
+        case EVENT_SLIRP:
+            slirp_event(e, (int)events_value(events[i].data.u64), events[i].events);
+            *ret_slirp_ready = true;
+            break;
+        case EVENT_WAKE:
+            wakeup_drain(&e->wake);
+            break;
+        case EVENT_TAP:
+            e->tap_ready = true;
+            break;
+        case EVENT_UDP:
+            udp_forwards_readable(e->udp, events_value(events[i].data.u64));
+            break;
+        }
+    }
+    return true;
+}
+
+static void loop(struct engine *e) RUNS_ON(role_slirp)
+{
+    bool more = false, slirp_ready;
+
+    e->dirty = true;
+    /* Relaxed: the eventfd that comes with a stop orders it. */
+    while (!atomic_load_explicit(&e->stop, memory_order_relaxed) && engine_gone(e) == 0) {
+        counter_add(COUNTER_slirp_loops, 1);
+        if (world_wanted(&e->world)) {
+            role_leave(&role_slirp);
+            world_park(&e->world);
+            role_enter(&role_slirp);
+            e->dirty = true;
+        }
+        adopt_all(e);
+        if (e->dirty)
+            fill(e);
+        if (!wait_events(e, more, &slirp_ready))
+            break;
+        if (slirp_ready)
+            counter_add(COUNTER_slirp_polls, 1);
+        /* With the error flag set libslirp runs its timers and its output queue and looks at no socket. */
+        slirp_pollfds_poll(e->slirp, !slirp_ready, on_get_revents, e);
+        if (slirp_ready || e->slirp_timeout_ms != UINT32_MAX)
+            e->dirty = true;
+        run_timers(e);
+        more = input_batch(e);
+        tap_tx_flush(&e->tx);
+    }
+}
+
+static void run_split(void *arg)
+{
+    struct engine *e = arg;
+
+    role_enter(&role_slirp);
+    loop(e);
+    role_leave(&role_slirp);
+    world_end(&e->world);
+}
+
+static void run_shared(void *arg)
+{
+    struct engine *e = arg;
+
+    role_enter(&role_tap_rx);
+    role_enter(&role_slirp);
+    role_enter(&role_tap_tx);
+    loop(e);
+    role_leave(&role_tap_tx);
+    role_leave(&role_slirp);
+    role_leave(&role_tap_rx);
+    world_end(&e->world);
+}
+
+static int engine_prepare(void *arg)
+{
+    struct engine *e = arg;
+
+    return e->shared ? e->io->reader_start(e->reader) : 0;
+}
+
+/* ---- life cycle: main ---- */
+
+static int cpus_allowed(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) < 0 ? 1 : CPU_COUNT(&set);
+}
+
+static int make_tap_io(struct engine *e, const struct tap_io *io, struct failure *why)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    int r = io->reader_new(&e->reader, e->config.tap_fd, &e->rx_pool, &e->rx.wake, why);
+
+    if (r < 0)
+        return r;
+    if (!e->shared) {
+        r = io->writer_new(&e->writer, e->config.tap_fd, &e->tx_pool, why);
+        if (r < 0) {
+            e->reader = io->reader_free(e->reader);
+            return r;
+        }
+    }
+    e->io = io;
+    return 0;
+}
+
+static int choose_tap_io(struct engine *e, struct failure *why)
+{
+    struct failure uring_why = FAILURE_NULL;
+    char text[512];
+
+    if (e->config.backend == ENGINE_BACKEND_EPOLL)
+        return make_tap_io(e, &tap_io_epoll, why);
+    if (e->config.backend == ENGINE_BACKEND_URING)
+        return make_tap_io(e, &tap_io_uring, why);
+    if (make_tap_io(e, &tap_io_uring, &uring_why) == 0)
+        return 0;
+    log_info("io_uring is not available, using epoll: %s", failure_text(&uring_why, text, sizeof(text)));
+    return make_tap_io(e, &tap_io_epoll, why);
+}
+
+static int make_slirp(struct engine *e, struct failure *why)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    const struct engine_config *c = &e->config;
+    SlirpConfig config = {
+        .version = 4,
+        .in_enabled = true,
+        .vnetwork = c->network,
+        .vnetmask = c->netmask,
+        .vhost = c->gateway,
+        .vdhcp_start = c->dhcp_start,
+        .vnameserver = c->dns,
+        .in6_enabled = c->ipv6,
+        .vprefix_len = 64,
+        .if_mtu = c->mtu,
+        .if_mru = c->mtu,
+        .disable_host_loopback = c->disable_host_loopback,
+        .disable_dns = c->disable_dns,
+    };
+
+    inet_pton(AF_INET6, "fd00::", &config.vprefix_addr6);
+    inet_pton(AF_INET6, "fd00::2", &config.vhost6);
+    inet_pton(AF_INET6, "fd00::3", &config.vnameserver6);
+    if (c->has_outbound) {
+        e->outbound = c->outbound;
+        config.outbound_addr = &e->outbound;
+    }
+    if (c->has_outbound6) {
+        e->outbound6 = c->outbound6;
+        config.outbound_addr6 = &e->outbound6;
+    }
+    if (!g_getenv("SLIRP_DEBUG") && !g_getenv("G_MESSAGES_DEBUG"))
+        g_log_set_default_handler(on_glib_message, NULL);
+    role_enter(&role_slirp); /* for the callbacks: main stands in for the thread that does not run yet */
+    e->slirp = slirp_new(&config, &callbacks, e);
+    role_leave(&role_slirp);
+    if (!e->slirp)
+        return failure(why, -EINVAL, "check --mtu", "libslirp refuses its configuration");
+    return 0;
+}
+
+static int watch(struct engine *e, int fd, uint64_t tag)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = tag};
+
+    return epoll_ctl(e->descriptors.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+static void udp_send(void *arg, const void *frame, uint32_t size)
+{
+    struct engine *e = arg;
+
+    role_assert(&role_slirp);
+    tap_tx_send(&e->tx, frame, size);
+}
+
+static void engine_init_empty(struct engine *e) TSA(no_thread_safety_analysis) /* before threads start */
+{
+    e->gone_fd = e->wake.fd = e->rx.wake.fd = e->tx.wake.fd = e->descriptors.epoll_fd = -1;
+    world_init(&e->world);
+    pthread_mutex_init(&e->adopt_lock, NULL);
+}
+
+static int engine_init(struct engine *e, struct failure *why)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    struct udp_forwards_config udp = {
+        .tap_fd = e->config.is_socket ? -1 : e->config.tap_fd,
+        .mtu = e->config.mtu,
+        .gateway = e->config.gateway,
+        .send = udp_send,
+        .arg = e,
+    };
+    int r;
+
+    e->shared = e->config.mode == ENGINE_SHARED ||
+                (e->config.mode == ENGINE_AUTO && cpus_allowed() <= SHARED_CPUS_MAX);
+    e->gone_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (e->gone_fd < 0)
+        return failure(why, -errno, "raise RLIMIT_NOFILE", "cannot make an eventfd");
+    if ((r = wakeup_init(&e->wake)) < 0 || (r = wakeup_init(&e->rx.wake)) < 0 ||
+        (r = wakeup_init(&e->tx.wake)) < 0)
+        return failure(why, r, "raise RLIMIT_NOFILE", "cannot make an eventfd");
+    if ((r = descriptors_init(&e->descriptors)) < 0)
+        return failure(why, r, "raise RLIMIT_NOFILE", "cannot make an epoll descriptor");
+    if ((r = frame_pool_init(&e->rx_pool, RX_FRAMES)) < 0)
+        return failure(why, r, NULL, "cannot reserve frame buffers");
+    if (!e->shared) {
+        if ((r = frame_pool_init(&e->tx_pool, TX_FRAMES)) < 0)
+            return failure(why, r, NULL, "cannot reserve frame buffers");
+        if (spsc_init(&e->rx_ring, RX_FRAMES, 0) < 0 || spsc_init(&e->tx_ring, TX_FRAMES, 0) < 0)
+            return failure(why, -ENOMEM, NULL, "cannot allocate the rings");
+    }
+    r = choose_tap_io(e, why);
+    if (r < 0)
+        return r;
+    if ((r = watch(e, e->wake.fd, events_tag(EVENT_WAKE, 0))) < 0 ||
+        (e->shared && (r = watch(e, e->io->poll_fd(e->reader), events_tag(EVENT_TAP, 0))) < 0))
+        return failure(why, r, NULL, "cannot watch the TAP");
+    e->tap_ready = true;
+    e->rx.io = e->io;
+    e->rx.reader = e->reader;
+    e->rx.pool = &e->rx_pool;
+    e->rx.ring = &e->rx_ring;
+    e->rx.consumer = &e->wake;
+    e->rx.on_gone = engine_set_gone_and_kick;
+    e->rx.arg = e;
+    e->tx.io = e->io;
+    e->tx.writer = e->writer;
+    e->tx.fd = e->config.tap_fd;
+    e->tx.pool = &e->tx_pool;
+    e->tx.ring = &e->tx_ring;
+    e->tx.on_gone = engine_set_gone_and_kick;
+    e->tx.arg = e;
+    e->filter = (struct filter){.disable_host_loopback = e->config.disable_host_loopback,
+                                .disable_dns = e->config.disable_dns,
+                                .ipv6 = e->config.ipv6,
+                                .dns = e->config.dns};
+    e->udp_expire_ns = INT64_MAX;
+    udp.epoll_fd = e->descriptors.epoll_fd;
+    inet_pton(AF_INET6, "fd00::2", &udp.gateway6);
+    if ((r = udp_forwards_new(&e->udp, &udp)) < 0)
+        return failure(why, r, NULL, "cannot allocate the UDP forwards");
+    return make_slirp(e, why);
+}
+
+int engine_new(struct engine **ret, const struct engine_config *config, struct failure *why)
+{
+    struct engine *e = calloc(1, sizeof(*e));
+    int r;
+
+    if (!e)
+        return failure(why, -ENOMEM, NULL, "cannot allocate the engine");
+    e->config = *config;
+    engine_init_empty(e);
+    r = engine_init(e, why);
+    if (r < 0) {
+        e->config.tap_fd = -1; /* stays the caller's */
+        engine_free(e);
+        return r;
+    }
+    *ret = e;
+    return 0;
+}
+
+struct engine *engine_free(struct engine *e) TSA(no_thread_safety_analysis) /* after threads ended */
+{
+    if (!e)
+        return NULL;
+    for (uint32_t i = 0; i < e->n_adopt; i++)
+        close(e->adopt_queue[i].conn_fd);
+    role_enter(&role_slirp);
+    if (e->slirp)
+        slirp_cleanup(e->slirp);
+    role_leave(&role_slirp);
+    udp_forwards_free(e->udp);
+    if (e->io) {
+        e->io->reader_free(e->reader);
+        e->io->writer_free(e->writer);
+    }
+    descriptors_deinit(&e->descriptors);
+    frame_pool_deinit(&e->rx_pool);
+    frame_pool_deinit(&e->tx_pool);
+    spsc_deinit(&e->rx_ring);
+    spsc_deinit(&e->tx_ring);
+    wakeup_deinit(&e->wake);
+    wakeup_deinit(&e->rx.wake);
+    wakeup_deinit(&e->tx.wake);
+    closep(&e->gone_fd);
+    closep(&e->config.tap_fd);
+    world_deinit(&e->world);
+    pthread_mutex_destroy(&e->adopt_lock);
+    free(e);
+    return NULL;
+}
+
+int engine_start(struct engine *e, struct failure *why)
+    TSA(no_thread_safety_analysis) /* the threads start here */
+{
+    struct thread_start start = {
+        .name = "slirp", .prepare = engine_prepare, .run = e->shared ? run_shared : run_split, .arg = e};
+    int r;
+
+    e->world.ended = false;
+    r = thread_spawn(&e->thread, &start);
+    if (r < 0) {
+        world_end(&e->world);
+        return failure(why, r, "use --io-backend=epoll, or raise RLIMIT_NPROC",
+                       "cannot start the slirp thread");
+    }
+    e->started = true;
+    if (e->shared)
+        return 0;
+    if ((r = tap_tx_start(&e->tx)) < 0 || (r = tap_rx_start(&e->rx)) < 0) {
+        engine_stop(e);
+        return failure(why, r, "use --io-backend=epoll, or raise RLIMIT_NPROC",
+                       "cannot start the TAP threads");
+    }
+    return 0;
+}
+
+void engine_stop(struct engine *e) TSA(no_thread_safety_analysis) /* the threads end here */
+{
+    tap_rx_stop(&e->rx);
+    if (e->started) {
+        atomic_store_explicit(&e->stop, true, memory_order_relaxed); /* ordered by the eventfd */
+        wakeup_send(&e->wake);
+        pthread_join(e->thread, NULL);
+        e->started = false;
+    }
+    tap_tx_stop(&e->tx);
+}
+
+/* ---- the api thread ---- */
+
+static void kick(void *arg)
+{
+    struct engine *e = arg;
+
+    wakeup_send(&e->wake);
+}
+
+TSA(no_thread_safety_analysis) void world_stop(struct engine *e)
+{
+    world_hold(&e->world, kick, e);
+    role_enter(&role_slirp);
+}
+
+TSA(no_thread_safety_analysis) void world_resume(struct engine *e)
+{
+    role_leave(&role_slirp);
+    world_release(&e->world);
+}
+
+int engine_udp_forward_add(struct engine *e, const union address *host, bool v6_only,
+                           const union address *guest, struct udp_forward **ret, struct failure *why)
+{
+    return udp_forward_add(e->udp, host, v6_only, guest, ret, why);
+}
+
+void engine_udp_forward_remove(struct engine *e, struct udp_forward *f)
+{
+    udp_forward_remove(e->udp, f);
+}
+
+void engine_udp_forward_stats(const struct udp_forward *f, struct udp_forward_stats *ret)
+{
+    udp_forward_read_stats(f, &ret->n_clients, &ret->bytes_to_guest, &ret->bytes_to_host);
+}
+
+char *engine_slirp_info(struct engine *e)
+{
+    char *info = slirp_connection_info(e->slirp), *copy;
+
+    copy = strdup(info);
+    g_free(info);
+    return copy;
+}

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * engine.h - the data plane: TAP reader, the one libslirp thread, TAP writer
+ *
+ * main makes an engine while it still has its privileges, starts it (threads report when they need none any
+ * more), and stops it. What the threads do is in engine.c; the frames' way is in docs/architecture.md.
+ *
+ * Modes: with ENGINE_SPLIT tap-rx, slirp and tap-tx are three threads joined by rings; with ENGINE_SHARED one
+ * thread has the three roles and the same code runs without rings. On one or two CPUs the hand-over of a
+ * frame to another core costs more than it brings (bench/README.md), so ENGINE_AUTO takes ENGINE_SHARED
+ * there.
+ */
+#pragma once
+
+#include "base/failure.h"
+#include "base/role.h"
+#include "io/address.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct engine;
+struct udp_forward_spec;
+
+enum engine_backend { ENGINE_BACKEND_AUTO, ENGINE_BACKEND_URING, ENGINE_BACKEND_EPOLL };
+enum engine_mode { ENGINE_AUTO, ENGINE_SPLIT, ENGINE_SHARED };
+
+struct engine_config {
+    int tap_fd;     /* non-blocking; becomes the engine's when engine_new() succeeds */
+    bool is_socket; /* bare Ethernet frames on a socket instead of a TAP */
+    unsigned mtu;
+    struct in_addr network, netmask, gateway, dns, dhcp_start, guest;
+    bool ipv6; /* fd00::/64, gateway fd00::2, DNS fd00::3 */
+    bool disable_host_loopback, disable_dns;
+    bool has_outbound, has_outbound6;
+    struct sockaddr_in outbound;
+    struct sockaddr_in6 outbound6;
+    enum engine_backend backend;
+    enum engine_mode mode;
+};
+
+/* main, before threads start. 0 or a negative errno with its sentence. */
+int engine_new(struct engine **ret, const struct engine_config *config, struct failure *why);
+/* main, after engine_stop() or without engine_start(); NULL is fine; returns NULL. Closes the TAP. */
+struct engine *engine_free(struct engine *e);
+
+/* main. Returns when every thread has taken what it needs; 0 or a negative errno with its sentence (no thread
+ * then). */
+int engine_start(struct engine *e, struct failure *why);
+/* main. Joins the threads. */
+void engine_stop(struct engine *e);
+
+/* main. Readable once the data plane has ended by itself; engine_gone() then tells why (negative errno,
+ * -ENODEV: the TAP was deleted or the peer closed its end). */
+int engine_gone_fd(const struct engine *e);
+int engine_gone(const struct engine *e);
+
+/* Any thread: what was chosen at start; static strings. */
+const char *engine_backend_name(const struct engine *e);
+const char *engine_mode_name(const struct engine *e);
+
+/* The api thread: parks the slirp thread at a safe point and borrows its role until world_resume(). Bounded
+ * by one turn of the slirp thread's loop; counted in world_stops and world_stop_ns_*. */
+void world_stop(struct engine *e) TSA(acquire_capability(role_slirp));
+void world_resume(struct engine *e) TSA(release_capability(role_slirp));
+
+/* Any thread: hands an accepted TCP connection to libslirp, which connects it to @guest with the client's own
+ * address (the gateway's for clients on loopback). On success the descriptor is the engine's. -EMFILE: too
+ * many waiting, or the data plane has ended; the descriptor stays the caller's. */
+int engine_adopt(struct engine *e, int conn_fd, const union address *guest);
+
+/* UDP forwards (udp_forward.h), during a world stop. @host is bound here; the sentence names the port. */
+struct udp_forward;
+struct udp_forward_stats {
+    uint64_t n_clients, bytes_to_guest, bytes_to_host;
+};
+int engine_udp_forward_add(struct engine *e, const union address *host, bool v6_only,
+                           const union address *guest, struct udp_forward **ret, struct failure *why)
+    RUNS_ON(role_slirp);
+void engine_udp_forward_remove(struct engine *e, struct udp_forward *f) RUNS_ON(role_slirp);
+/* Any thread, while the forward exists. */
+void engine_udp_forward_stats(const struct udp_forward *f, struct udp_forward_stats *ret);
+
+/* libslirp's own table of connections, for people; the caller frees it with free(). NULL: no memory. */
+char *engine_slirp_info(struct engine *e) RUNS_ON(role_slirp);

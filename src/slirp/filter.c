@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "slirp/filter.h"
+
+#include "io/address.h"
+
+#include <netinet/icmp6.h>
+
+/* The addresses that slirp(4netns) gives itself, whatever the IPv4 network is. */
+static const uint8_t dns6[16] = {0xfd, [15] = 3};
+static const uint8_t prefix6[8] = {0xfd};
+
+static bool is_link_local6(const uint8_t addr[16])
+{
+    return addr[0] == 0xfe && (addr[1] & 0xc0) == 0x80;
+}
+
+static enum filter_verdict filter_ipv4(const struct filter *f, const struct packet *p)
+{
+    if (f->disable_host_loopback && ipv4_is_self(p->dst))
+        return FILTER_DROP_LOOPBACK;
+    if (f->disable_dns && memcmp(p->dst, &f->dns, 4) == 0 && p->ip_protocol != IPPROTO_ICMP)
+        return FILTER_DROP_DNS;
+    return FILTER_PASS;
+}
+
+static enum filter_verdict filter_ipv6(const struct filter *f, const struct packet *p)
+{
+    if (!f->ipv6)
+        return FILTER_DROP_OTHER;
+    if (f->disable_host_loopback && ipv6_is_self(p->dst))
+        return FILTER_DROP_LOOPBACK;
+    if (f->disable_dns && memcmp(p->dst, dns6, sizeof(dns6)) == 0 && p->ip_protocol != IPPROTO_ICMPV6)
+        return FILTER_DROP_DNS;
+    /* Before 4.8 libslirp answers an echo request for the outside with a complaint to its log, once per
+     * packet. */
+    if (p->ip_protocol == IPPROTO_ICMPV6 && p->l4 && p->l4[0] == ICMP6_ECHO_REQUEST && p->dst[0] != 0xff &&
+        !is_link_local6(p->dst) && memcmp(p->dst, prefix6, sizeof(prefix6)) != 0)
+        return FILTER_DROP_OTHER;
+    return FILTER_PASS;
+}
+
+enum filter_verdict filter_frame(const struct filter *f, enum packet_kind kind, const struct packet *p)
+{
+    switch (kind) {
+    case PACKET_MALFORMED:
+        return FILTER_DROP_MALFORMED;
+    case PACKET_ARP:
+        return FILTER_PASS;
+    case PACKET_IPV4:
+        return filter_ipv4(f, p);
+    case PACKET_IPV6:
+        return filter_ipv6(f, p);
+    case PACKET_OTHER:
+        break;
+    }
+    return FILTER_DROP_OTHER;
+}

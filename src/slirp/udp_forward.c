@@ -1,0 +1,758 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * udp_forward.c
+ *
+ * A client entry joins (guest address and port, shown address and port), which is what the guest's answers
+ * carry, with (forward, client's real address and port), which is what datagrams from outside carry: it hangs
+ * in two hash tables and in one list ordered by last use.
+ *
+ * Towards the guest a datagram becomes one frame, or IPv4/IPv6 fragments when it is larger than the MTU (RFC
+ * 791, RFC 8200 4.5). From the guest, fragments of an answer are put together again in a few slots
+ * (REASSEMBLY_MAX, the oldest goes); only fragments from a forward's guest address to an address that is
+ * being shown are looked at, everything else is libslirp's.
+ *
+ * The guest's MAC address: learned from ARP and neighbour discovery of the guest address; as long as nothing
+ * has been learned, the TAP's own address (SIOCGIFHWADDR works on a tun descriptor), because whatever lies
+ * behind the TAP is reached through it.
+ */
+#include "slirp/udp_forward.h"
+
+#include "base/bits.h"
+#include "base/clock.h"
+#include "base/counters.h"
+#include "slirp/events.h"
+
+#include <errno.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    ETH_SIZE = 14,
+    IPV4_SIZE = 20,
+    IPV6_SIZE = 40,
+    FRAGMENT_SIZE = 8,
+    UDP_SIZE = 8,
+    DATAGRAM_MAX = 65535,
+    BUCKETS = 1024,
+    RECEIVE_MAX = 64, /* datagrams per call of udp_forwards_readable() */
+    SHOWN_PORT_TRIES = 64,
+    NEIGHBOURS_MAX = 16,
+    REASSEMBLY_MAX = 8,
+    REASSEMBLY_MS = 2000,
+    EXPIRE_STEP_S = 10,
+    SOCKET_BUFFER = 1 << 20,
+};
+
+struct client {
+    struct client *next_by_guest, *next_by_real; /* hash chains */
+    struct client *older, *newer;                /* list by last use */
+    struct udp_forward *forward;
+    union address real, shown;
+    int64_t used_ns;
+};
+
+struct udp_forward {
+    int fd; /* -1: slot free, or removed */
+    uint32_t index;
+    union address guest;
+    _Atomic uint64_t n_clients, bytes_to_guest,
+        bytes_to_host; /* written by the slirp role, read by anyone, relaxed */
+};
+
+struct neighbour {
+    union address addr; /* port 0 */
+    uint8_t mac[6];
+};
+
+struct reassembly {
+    bool used;
+    uint8_t src[16], dst[16];
+    uint32_t id;
+    uint8_t addr_size;
+    int64_t until_ns;
+    uint32_t n_received, size;             /* size: known once the last fragment is there, else 0 */
+    uint8_t *data;                         /* DATAGRAM_MAX bytes, kept for the slot's next use */
+    uint8_t got[DATAGRAM_MAX / 8 / 8 + 1]; /* a bit per 8 bytes */
+};
+
+struct udp_forwards {
+    struct udp_forwards_config config;
+    struct udp_forward **forwards; /* by index; a removed one leaves NULL */
+    uint32_t n_forwards;
+    uint32_t n_clients;
+    struct client *by_guest[BUCKETS], *by_real[BUCKETS];
+    struct client *oldest, *newest;
+    struct neighbour neighbours[NEIGHBOURS_MAX];
+    uint32_t next_neighbour;
+    struct reassembly reassembly[REASSEMBLY_MAX];
+    uint16_t ip_id;
+    uint8_t datagram[DATAGRAM_MAX];
+    uint8_t frame[ETH_SIZE + DATAGRAM_MAX + 1];
+};
+
+/* ---- tables ---- */
+
+static uint32_t hash_bytes(uint32_t h, const void *data, uint32_t size)
+{
+    const uint8_t *p = data;
+
+    for (uint32_t i = 0; i < size; i++)
+        h = (h ^ p[i]) * 16777619u; /* FNV-1a; a client that finds collisions only slows its own forward */
+    return h;
+}
+
+static uint32_t hash_address(uint32_t h, const union address *a)
+{
+    if (a->sa.sa_family == AF_INET6)
+        h = hash_bytes(h, &a->in6.sin6_addr, 16);
+    else
+        h = hash_bytes(h, &a->in.sin_addr, 4);
+    uint16_t port = address_port(a);
+    return hash_bytes(h, &port, 2);
+}
+
+static bool address_equal(const union address *a, const union address *b)
+{
+    if (a->sa.sa_family != b->sa.sa_family || address_port(a) != address_port(b))
+        return false;
+    return a->sa.sa_family == AF_INET6 ? memcmp(&a->in6.sin6_addr, &b->in6.sin6_addr, 16) == 0
+                                       : a->in.sin_addr.s_addr == b->in.sin_addr.s_addr;
+}
+
+static bool address_equal_host(const union address *a, const union address *b)
+{
+    union address c = *b;
+
+    address_set_port(&c, address_port(a));
+    return address_equal(a, &c);
+}
+
+static struct client **bucket_by_guest(struct udp_forwards *u, const union address *guest,
+                                       const union address *shown)
+{
+    return &u->by_guest[hash_address(hash_address(2166136261u, guest), shown) % BUCKETS];
+}
+
+static struct client **bucket_by_real(struct udp_forwards *u, const struct udp_forward *f,
+                                      const union address *real)
+{
+    return &u->by_real[hash_address(2166136261u ^ f->index, real) % BUCKETS];
+}
+
+static struct client *find_by_guest(struct udp_forwards *u, const union address *guest,
+                                    const union address *shown)
+{
+    struct client *c = *bucket_by_guest(u, guest, shown);
+
+    while (c && !(address_equal(&c->forward->guest, guest) && address_equal(&c->shown, shown)))
+        c = c->next_by_guest;
+    return c;
+}
+
+static struct client *find_by_real(struct udp_forwards *u, const struct udp_forward *f,
+                                   const union address *real)
+{
+    struct client *c = *bucket_by_real(u, f, real);
+
+    while (c && !(c->forward == f && address_equal(&c->real, real)))
+        c = c->next_by_real;
+    return c;
+}
+
+static void list_remove(struct udp_forwards *u, struct client *c)
+{
+    *(c->older ? &c->older->newer : &u->oldest) = c->newer;
+    *(c->newer ? &c->newer->older : &u->newest) = c->older;
+}
+
+static void list_append(struct udp_forwards *u, struct client *c)
+{
+    c->older = u->newest;
+    c->newer = NULL;
+    *(u->newest ? &u->newest->newer : &u->oldest) = c;
+    u->newest = c;
+}
+
+static void client_use(struct udp_forwards *u, struct client *c)
+{
+    c->used_ns = clock_monotonic_ns();
+    if (u->newest != c) {
+        list_remove(u, c);
+        list_append(u, c);
+    }
+}
+
+static void add_relaxed(_Atomic uint64_t *v, uint64_t n)
+{
+    atomic_store_explicit(v, atomic_load_explicit(v, memory_order_relaxed) + n, memory_order_relaxed);
+}
+
+static void client_free(struct udp_forwards *u, struct client *c)
+{
+    struct client **p;
+
+    for (p = bucket_by_guest(u, &c->forward->guest, &c->shown); *p != c; p = &(*p)->next_by_guest)
+        ;
+    *p = c->next_by_guest;
+    for (p = bucket_by_real(u, c->forward, &c->real); *p != c; p = &(*p)->next_by_real)
+        ;
+    *p = c->next_by_real;
+    list_remove(u, c);
+    add_relaxed(&c->forward->n_clients, -1ULL);
+    counter_set(COUNTER_udp_forward_clients, --u->n_clients);
+    free(c);
+}
+
+/* What the guest is to see of @real; the port may change if somebody else is seen there already. */
+static bool choose_shown(struct udp_forwards *u, const struct udp_forward *f, const union address *real,
+                         union address *ret)
+{
+    union address shown = *real;
+    uint16_t port = address_port(real);
+
+    if (address_is_self(real) || real->sa.sa_family != f->guest.sa.sa_family) {
+        memset(&shown, 0, sizeof(shown));
+        shown.sa.sa_family = f->guest.sa.sa_family;
+        if (shown.sa.sa_family == AF_INET)
+            shown.in.sin_addr = u->config.gateway;
+        else
+            shown.in6.sin6_addr = u->config.gateway6;
+    }
+    for (int i = 0; i < SHOWN_PORT_TRIES; i++, port = port == 65535 ? 1024 : port + 1) {
+        address_set_port(&shown, port);
+        if (!find_by_guest(u, &f->guest, &shown)) {
+            *ret = shown;
+            return true;
+        }
+    }
+    return false;
+}
+
+static struct client *client_new(struct udp_forwards *u, struct udp_forward *f, const union address *real)
+{
+    struct client *c, **bucket;
+    union address shown;
+
+    if (u->n_clients >= UDP_FORWARD_CLIENTS_MAX)
+        client_free(u, u->oldest);
+    if (!choose_shown(u, f, real, &shown) || !(c = calloc(1, sizeof(*c))))
+        return NULL;
+    c->forward = f;
+    c->real = *real;
+    c->shown = shown;
+    c->used_ns = clock_monotonic_ns();
+    bucket = bucket_by_guest(u, &f->guest, &shown);
+    c->next_by_guest = *bucket;
+    *bucket = c;
+    bucket = bucket_by_real(u, f, real);
+    c->next_by_real = *bucket;
+    *bucket = c;
+    list_append(u, c);
+    add_relaxed(&f->n_clients, 1);
+    counter_set(COUNTER_udp_forward_clients, ++u->n_clients);
+    return c;
+}
+
+/* ---- towards the guest ---- */
+
+static bool guest_mac(struct udp_forwards *u, const union address *guest, uint8_t ret[6])
+{
+    struct ifreq ifr = {0};
+
+    for (unsigned i = 0; i < NEIGHBOURS_MAX; i++) {
+        if (u->neighbours[i].addr.sa.sa_family && address_equal_host(guest, &u->neighbours[i].addr)) {
+            memcpy(ret, u->neighbours[i].mac, 6);
+            return true;
+        }
+    }
+    if (u->config.tap_fd < 0 || ioctl(u->config.tap_fd, SIOCGIFHWADDR, &ifr) < 0)
+        return false;
+    memcpy(ret, ifr.ifr_hwaddr.sa_data, 6);
+    return true;
+}
+
+static void put_u16(uint8_t *p, uint16_t v)
+{
+    p[0] = v >> 8;
+    p[1] = v & 0xff;
+}
+
+static uint16_t get_u16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] << 8 | p[1]);
+}
+
+/* Writes the UDP header in front of the payload at @udp + UDP_SIZE; @src and @dst as they will be in the IP
+ * header. */
+static void finish_udp(uint8_t *udp, uint32_t udp_size, uint16_t src_port, uint16_t dst_port,
+                       const uint8_t *src, const uint8_t *dst, uint32_t addr_size)
+{
+    uint8_t pseudo[4] = {0, IPPROTO_UDP, 0, 0};
+    uint32_t sum;
+    uint16_t folded;
+
+    put_u16(udp, src_port);
+    put_u16(udp + 2, dst_port);
+    put_u16(udp + 4, udp_size);
+    put_u16(udp + 6, 0);
+    put_u16(pseudo + 2, udp_size);
+    sum = checksum_add(checksum_add(0, src, addr_size), dst, addr_size);
+    folded = checksum_fold(checksum_add(checksum_add(sum, pseudo, sizeof(pseudo)), udp, udp_size));
+    if (folded == 0)
+        folded = 0xffff; /* RFC 768: zero would mean "no checksum" */
+    memcpy(udp + 6, &folded, 2);
+}
+
+static void send_ipv4(struct udp_forwards *u, const uint8_t *eth, const union address *src,
+                      const union address *dst, const uint8_t *udp, uint32_t udp_size)
+{
+    uint32_t part_max = udp_size, id = ++u->ip_id;
+    uint8_t *ip = u->frame + ETH_SIZE;
+
+    if (IPV4_SIZE + udp_size > u->config.mtu)
+        part_max = (u->config.mtu - IPV4_SIZE) & ~7u;
+    for (uint32_t at = 0; at < udp_size; at += part_max) {
+        uint32_t part = min_u32(part_max, udp_size - at);
+        bool more = at + part < udp_size;
+        uint16_t sum;
+
+        memcpy(u->frame, eth, ETH_SIZE);
+        memset(ip, 0, IPV4_SIZE);
+        ip[0] = 0x45;
+        put_u16(ip + 2, IPV4_SIZE + part);
+        put_u16(ip + 4, id);
+        put_u16(ip + 6, (more ? 0x2000 : 0) | at / 8);
+        ip[8] = 64;
+        ip[9] = IPPROTO_UDP;
+        memcpy(ip + 12, &src->in.sin_addr, 4);
+        memcpy(ip + 16, &dst->in.sin_addr, 4);
+        sum = checksum_fold(checksum_add(0, ip, IPV4_SIZE));
+        memcpy(ip + 10, &sum, 2);
+        memcpy(ip + IPV4_SIZE, udp + at, part);
+        u->config.send(u->config.arg, u->frame, ETH_SIZE + IPV4_SIZE + part);
+    }
+}
+
+static void send_ipv6(struct udp_forwards *u, const uint8_t *eth, const union address *src,
+                      const union address *dst, const uint8_t *udp, uint32_t udp_size)
+{
+    bool fragmented = IPV6_SIZE + udp_size > u->config.mtu;
+    uint32_t part_max = fragmented ? (u->config.mtu - IPV6_SIZE - FRAGMENT_SIZE) & ~7u : udp_size;
+    uint32_t id = ++u->ip_id;
+    uint8_t *ip = u->frame + ETH_SIZE;
+
+    for (uint32_t at = 0; at < udp_size; at += part_max) {
+        uint32_t part = min_u32(part_max, udp_size - at), extra = fragmented ? FRAGMENT_SIZE : 0;
+        bool more = at + part < udp_size;
+
+        memcpy(u->frame, eth, ETH_SIZE);
+        memset(ip, 0, IPV6_SIZE + FRAGMENT_SIZE);
+        ip[0] = 0x60;
+        put_u16(ip + 4, part + extra);
+        ip[6] = fragmented ? IPPROTO_FRAGMENT : IPPROTO_UDP;
+        ip[7] = 64;
+        memcpy(ip + 8, &src->in6.sin6_addr, 16);
+        memcpy(ip + 24, &dst->in6.sin6_addr, 16);
+        if (fragmented) {
+            ip[IPV6_SIZE] = IPPROTO_UDP;
+            put_u16(ip + IPV6_SIZE + 2, (at & 0xfff8) | more);
+            put_u16(ip + IPV6_SIZE + 6, id);
+        }
+        memcpy(ip + IPV6_SIZE + extra, udp + at, part);
+        u->config.send(u->config.arg, u->frame, ETH_SIZE + IPV6_SIZE + extra + part);
+    }
+}
+
+/* The datagram's payload lies at u->datagram + UDP_SIZE. */
+static void to_guest(struct udp_forwards *u, struct udp_forward *f, const union address *real, uint32_t size)
+{
+    struct client *c = find_by_real(u, f, real);
+    bool v6 = f->guest.sa.sa_family == AF_INET6;
+    uint8_t eth[ETH_SIZE];
+
+    if (!c)
+        c = client_new(u, f, real);
+    if (!c || !guest_mac(u, &f->guest, eth) || size > DATAGRAM_MAX - UDP_SIZE - (v6 ? 0 : IPV4_SIZE)) {
+        counter_add(COUNTER_udp_forward_drop, 1);
+        return;
+    }
+    client_use(u, c);
+    /* The MAC addresses that libslirp shows for the gateway: 52:55 and its IPv4 address, 52:56:00:00:00:02.
+     */
+    memcpy(eth + 6, (const uint8_t[6]){0x52, v6 ? 0x56 : 0x55, 0, 0, 0, 2}, 6);
+    if (v6) {
+        put_u16(eth + 12, 0x86dd);
+        finish_udp(u->datagram, UDP_SIZE + size, address_port(&c->shown), address_port(&f->guest),
+                   c->shown.in6.sin6_addr.s6_addr, f->guest.in6.sin6_addr.s6_addr, 16);
+        send_ipv6(u, eth, &c->shown, &f->guest, u->datagram, UDP_SIZE + size);
+    } else {
+        memcpy(eth + 8, &u->config.gateway, 4);
+        put_u16(eth + 12, 0x0800);
+        finish_udp(u->datagram, UDP_SIZE + size, address_port(&c->shown), address_port(&f->guest),
+                   (const uint8_t *)&c->shown.in.sin_addr, (const uint8_t *)&f->guest.in.sin_addr, 4);
+        send_ipv4(u, eth, &c->shown, &f->guest, u->datagram, UDP_SIZE + size);
+    }
+    add_relaxed(&f->bytes_to_guest, size);
+    counter_add(COUNTER_udp_forward_in, 1);
+}
+
+void udp_forwards_readable(struct udp_forwards *u, uint32_t index)
+{
+    struct udp_forward *f = index < u->n_forwards ? u->forwards[index] : NULL;
+
+    if (!f)
+        return;
+    for (int i = 0; i < RECEIVE_MAX; i++) {
+        union address from;
+        socklen_t from_size = sizeof(from);
+        ssize_t size;
+
+        memset(&from, 0, sizeof(from));
+        size = recvfrom(f->fd, u->datagram + UDP_SIZE, DATAGRAM_MAX - UDP_SIZE, MSG_DONTWAIT, &from.sa,
+                        &from_size);
+        if (size < 0) {
+            if (errno == EAGAIN)
+                return;
+            continue; /* an ICMP error that came back for an earlier answer, or EINTR: it has been taken, go
+                         on */
+        }
+        address_unmap(&from);
+        to_guest(u, f, &from, size);
+    }
+}
+
+/* ---- from the guest ---- */
+
+static void learn(struct udp_forwards *u, int family, const uint8_t *addr, const uint8_t mac[6])
+{
+    struct neighbour n = {.addr.sa.sa_family = family};
+    struct neighbour *slot = NULL;
+    bool wanted = false;
+
+    if (family == AF_INET6)
+        memcpy(&n.addr.in6.sin6_addr, addr, 16);
+    else
+        memcpy(&n.addr.in.sin_addr, addr, 4);
+    memcpy(n.mac, mac, 6);
+    for (uint32_t i = 0; i < u->n_forwards && !wanted; i++)
+        wanted = u->forwards[i] && address_equal_host(&u->forwards[i]->guest, &n.addr);
+    if (!wanted || (mac[0] & 1))
+        return;
+    for (unsigned i = 0; i < NEIGHBOURS_MAX && !slot; i++) {
+        if (u->neighbours[i].addr.sa.sa_family && address_equal_host(&n.addr, &u->neighbours[i].addr))
+            slot = &u->neighbours[i];
+    }
+    if (!slot)
+        slot = &u->neighbours[u->next_neighbour++ % NEIGHBOURS_MAX];
+    *slot = n;
+}
+
+/* Sends the guest's answer to the client behind (@guest, @shown). False: there is none. */
+static bool to_client(struct udp_forwards *u, const union address *guest, const union address *shown,
+                      const uint8_t *payload, uint32_t size)
+{
+    struct client *c = find_by_guest(u, guest, shown);
+    union address to;
+    socklen_t to_size;
+
+    if (!c)
+        return false;
+    client_use(u, c);
+    to = c->real;
+    to_size = address_size(&to);
+    if (to.sa.sa_family ==
+        AF_INET) { /* the socket may be dual-stack: then the client is an IPv4-mapped address */
+        union address bound;
+        socklen_t bound_size = sizeof(bound);
+
+        if (getsockname(c->forward->fd, &bound.sa, &bound_size) == 0 && bound.sa.sa_family == AF_INET6) {
+            struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = to.in.sin_port};
+
+            in6.sin6_addr.s6_addr[10] = in6.sin6_addr.s6_addr[11] = 0xff;
+            memcpy(in6.sin6_addr.s6_addr + 12, &to.in.sin_addr, 4);
+            to.in6 = in6;
+            to_size = sizeof(in6);
+        }
+    }
+    if (sendto(c->forward->fd, payload, size, MSG_DONTWAIT | MSG_NOSIGNAL, &to.sa, to_size) < 0) {
+        counter_add(COUNTER_udp_forward_drop, 1);
+        return true;
+    }
+    add_relaxed(&c->forward->bytes_to_host, size);
+    counter_add(COUNTER_udp_forward_out, 1);
+    return true;
+}
+
+static void address_from_packet(union address *ret, int family, const uint8_t *addr, uint16_t port)
+{
+    memset(ret, 0, sizeof(*ret));
+    ret->sa.sa_family = family;
+    if (family == AF_INET6)
+        memcpy(&ret->in6.sin6_addr, addr, 16);
+    else
+        memcpy(&ret->in.sin_addr, addr, 4);
+    address_set_port(ret, port);
+}
+
+static bool datagram_from_guest(struct udp_forwards *u, int family, const uint8_t *src, const uint8_t *dst,
+                                const uint8_t *udp, uint32_t size)
+{
+    union address guest, shown;
+    uint32_t udp_size;
+
+    if (size < UDP_SIZE)
+        return false;
+    udp_size = get_u16(udp + 4);
+    if (udp_size < UDP_SIZE || udp_size > size)
+        return false;
+    address_from_packet(&guest, family, src, get_u16(udp));
+    address_from_packet(&shown, family, dst, get_u16(udp + 2));
+    return to_client(u, &guest, &shown, udp + UDP_SIZE, udp_size - UDP_SIZE);
+}
+
+/* Is any client of a forward to @src being shown as @dst? Only then are fragments between them ours. */
+static bool pair_in_use(struct udp_forwards *u, int family, const uint8_t *src, const uint8_t *dst)
+{
+    union address guest, shown;
+
+    address_from_packet(&guest, family, src, 0);
+    address_from_packet(&shown, family, dst, 0);
+    for (struct client *c = u->newest; c; c = c->older) {
+        if (address_equal_host(&guest, &c->forward->guest) && address_equal_host(&shown, &c->shown))
+            return true;
+    }
+    return false;
+}
+
+static struct reassembly *reassembly_get(struct udp_forwards *u, const uint8_t *src, const uint8_t *dst,
+                                         uint8_t addr_size, uint32_t id)
+{
+    struct reassembly *slot = NULL;
+    int64_t now_ns = clock_monotonic_ns();
+
+    for (unsigned i = 0; i < REASSEMBLY_MAX; i++) {
+        struct reassembly *r = &u->reassembly[i];
+
+        if (r->used && r->until_ns < now_ns)
+            r->used = false;
+        if (r->used && r->id == id && r->addr_size == addr_size && memcmp(r->src, src, addr_size) == 0 &&
+            memcmp(r->dst, dst, addr_size) == 0)
+            return r;
+        if (!slot || (slot->used && (!r->used || r->until_ns < slot->until_ns)))
+            slot = r;
+    }
+    if (!slot->data && !(slot->data = malloc(DATAGRAM_MAX)))
+        return NULL;
+    slot->used = true;
+    slot->id = id;
+    slot->addr_size = addr_size;
+    slot->n_received = slot->size = 0;
+    slot->until_ns = now_ns + REASSEMBLY_MS * NS_PER_MS;
+    memcpy(slot->src, src, addr_size);
+    memcpy(slot->dst, dst, addr_size);
+    memset(slot->got, 0, sizeof(slot->got));
+    return slot;
+}
+
+/* One fragment: @offset in bytes. Returns true when it was taken. */
+static bool fragment_from_guest(struct udp_forwards *u, int family, const struct packet *p, uint32_t id,
+                                uint32_t offset, bool more, const uint8_t *data, uint32_t size)
+{
+    uint8_t addr_size = family == AF_INET6 ? 16 : 4;
+    struct reassembly *r;
+
+    if (!pair_in_use(u, family, p->src, p->dst))
+        return false;
+    r = reassembly_get(u, p->src, p->dst, addr_size, id);
+    /* RFC 5722: overlapping fragments spoil the whole datagram; so do lengths that contradict each other. */
+    if (!r || size == 0 || offset + size > DATAGRAM_MAX || (more && size % 8 != 0) ||
+        (!more && r->size != 0 && r->size != offset + size) || (r->size != 0 && offset + size > r->size))
+        goto spoiled;
+    for (uint32_t i = offset / 8; i < (offset + size + 7) / 8; i++) {
+        if (r->got[i / 8] & (1u << i % 8))
+            goto spoiled;
+        r->got[i / 8] |= 1u << i % 8;
+    }
+    memcpy(r->data + offset, data, size);
+    r->n_received += size;
+    if (!more)
+        r->size = offset + size;
+    if (r->size != 0 && r->n_received == r->size) {
+        r->used = false;
+        if (!datagram_from_guest(u, family, r->src, r->dst, r->data, r->size))
+            counter_add(COUNTER_udp_forward_drop, 1);
+    }
+    return true;
+spoiled:
+    if (r)
+        r->used = false;
+    counter_add(COUNTER_udp_forward_drop, 1);
+    return true;
+}
+
+static bool take_ipv4(struct udp_forwards *u, const struct packet *p)
+{
+    const uint8_t *ip = p->frame + ETH_SIZE;
+    uint32_t header_size = (ip[0] & 15) * 4, fragment = get_u16(ip + 6);
+
+    if (p->ip_protocol != IPPROTO_UDP)
+        return false;
+    if (!p->is_fragment)
+        return datagram_from_guest(u, AF_INET, p->src, p->dst, p->l4, p->l4_size);
+    return fragment_from_guest(u, AF_INET, p, get_u16(ip + 4), (fragment & 0x1fff) * 8, fragment & 0x2000,
+                               ip + header_size, get_u16(ip + 2) - header_size);
+}
+
+static bool take_ipv6(struct udp_forwards *u, const struct packet *p)
+{
+    const uint8_t *ip = p->frame + ETH_SIZE, *fragment = ip + IPV6_SIZE;
+    uint32_t size = get_u16(ip + 4), offset;
+
+    if (p->ip_protocol == IPPROTO_ICMPV6 && p->l4 && (p->l4[0] == 135 || p->l4[0] == 136))
+        learn(u, AF_INET6, p->l4[0] == 136 && p->l4_size >= 24 ? p->l4 + 8 : p->src, p->frame + 6);
+    if (!p->is_fragment)
+        return p->ip_protocol == IPPROTO_UDP && p->l4 &&
+               datagram_from_guest(u, AF_INET6, p->src, p->dst, p->l4, p->l4_size);
+    /* Linux puts the fragment header first; chains with something before it go to libslirp. */
+    if (ip[6] != IPPROTO_FRAGMENT || size < FRAGMENT_SIZE || fragment[0] != IPPROTO_UDP)
+        return false;
+    offset = get_u16(fragment + 2) & 0xfff8;
+    return fragment_from_guest(u, AF_INET6, p, (uint32_t)get_u16(fragment + 4) << 16 | get_u16(fragment + 6),
+                               offset, fragment[3] & 1, fragment + FRAGMENT_SIZE, size - FRAGMENT_SIZE);
+}
+
+bool udp_forwards_active(const struct udp_forwards *u)
+{
+    return u->n_forwards > 0;
+}
+
+bool udp_forwards_take(struct udp_forwards *u, enum packet_kind kind, const struct packet *p)
+{
+    switch (kind) {
+    case PACKET_ARP: /* RFC 826: sender hardware address at 8, sender protocol address at 14 */
+        learn(u, AF_INET, p->frame + ETH_SIZE + 14, p->frame + ETH_SIZE + 8);
+        return false; /* libslirp answers */
+    case PACKET_IPV4:
+        return take_ipv4(u, p);
+    case PACKET_IPV6:
+        return take_ipv6(u, p);
+    default:
+        return false;
+    }
+}
+
+/* ---- forwards ---- */
+
+int udp_forward_add(struct udp_forwards *u, const union address *host, bool v6_only,
+                    const union address *guest, struct udp_forward **ret, struct failure *why)
+{
+    static const int buffer = SOCKET_BUFFER;
+    int v6only = v6_only, family = host->sa.sa_family, r;
+    struct epoll_event event = {.events = EPOLLIN};
+    struct udp_forward *f = calloc(1, sizeof(*f)), **table = NULL;
+    uint32_t index = 0;
+
+    while (index < u->n_forwards && u->forwards[index])
+        index++;
+    if (index == u->n_forwards)
+        table = realloc(u->forwards, (u->n_forwards + 1) * sizeof(struct udp_forward *));
+    if (table)
+        u->forwards = table;
+    if (!f || (index == u->n_forwards && !table)) {
+        free(f);
+        return failure(why, -ENOMEM, NULL, "cannot allocate a UDP forward");
+    }
+    f->index = index;
+    f->guest = *guest;
+    f->fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (f->fd < 0)
+        goto fail;
+    /* Larger buffers are a wish: the kernel grants what net.core.rmem_max and wmem_max allow. */
+    (void)setsockopt(f->fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof(buffer));
+    (void)setsockopt(f->fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+    if (family == AF_INET6 && setsockopt(f->fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)) < 0)
+        goto fail;
+    event.data.u64 = events_tag(EVENT_UDP, index);
+    if (bind(f->fd, &host->sa, address_size(host)) < 0 ||
+        epoll_ctl(u->config.epoll_fd, EPOLL_CTL_ADD, f->fd, &event) < 0)
+        goto fail;
+    if (index == u->n_forwards)
+        u->n_forwards++;
+    u->forwards[index] = f;
+    *ret = f;
+    return 0;
+fail:
+    r = failure(why, -errno, errno == EADDRINUSE ? "another program or forward has it" : NULL,
+                "cannot open UDP port %u on the host", address_port(host));
+    if (f->fd >= 0)
+        close(f->fd);
+    free(f);
+    return r;
+}
+
+void udp_forward_remove(struct udp_forwards *u, struct udp_forward *f)
+{
+    struct client *c, *newer;
+
+    for (c = u->oldest; c; c = newer) {
+        newer = c->newer;
+        if (c->forward == f)
+            client_free(u, c);
+    }
+    close(f->fd);
+    u->forwards[f->index] = NULL;
+    while (u->n_forwards > 0 && !u->forwards[u->n_forwards - 1])
+        u->n_forwards--;
+    free(f);
+}
+
+void udp_forward_read_stats(const struct udp_forward *f, uint64_t *n_clients, uint64_t *to_guest,
+                            uint64_t *to_host)
+{
+    *n_clients = atomic_load_explicit(&f->n_clients, memory_order_relaxed);
+    *to_guest = atomic_load_explicit(&f->bytes_to_guest, memory_order_relaxed);
+    *to_host = atomic_load_explicit(&f->bytes_to_host, memory_order_relaxed);
+}
+
+int64_t udp_forwards_expire(struct udp_forwards *u, int64_t now_ns)
+{
+    while (u->oldest && u->oldest->used_ns + UDP_FORWARD_IDLE_S * NS_PER_S <= now_ns)
+        client_free(u, u->oldest);
+    return u->oldest ? u->oldest->used_ns + (UDP_FORWARD_IDLE_S + EXPIRE_STEP_S) * NS_PER_S : INT64_MAX;
+}
+
+int udp_forwards_new(struct udp_forwards **ret, const struct udp_forwards_config *config)
+{
+    struct udp_forwards *u = calloc(1, sizeof(*u));
+
+    if (!u)
+        return -ENOMEM;
+    u->config = *config;
+    *ret = u;
+    return 0;
+}
+
+struct udp_forwards *udp_forwards_free(struct udp_forwards *u)
+{
+    if (!u)
+        return NULL;
+    while (u->oldest)
+        client_free(u, u->oldest);
+    for (uint32_t i = 0; i < u->n_forwards; i++) {
+        if (u->forwards[i]) {
+            close(u->forwards[i]->fd);
+            free(u->forwards[i]);
+        }
+    }
+    for (unsigned i = 0; i < REASSEMBLY_MAX; i++)
+        free(u->reassembly[i].data);
+    free(u->forwards);
+    free(u);
+    return NULL;
+}
