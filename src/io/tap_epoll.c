@@ -140,7 +140,7 @@ static int epoll_wait_readable(struct tap_reader *r)
     return 0;
 }
 
-static int epoll_poll_fd(const struct tap_reader *r)
+static int epoll_poll_fd(struct tap_reader *r)
 {
     return r->fd;
 }

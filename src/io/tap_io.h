@@ -39,9 +39,10 @@ struct tap_io {
      * it waits for frames to come home instead, so that the TAP's own queue takes the pressure. 0 or a
      * negative errno. */
     int (*wait)(struct tap_reader *r);
-    /* A descriptor that epoll reports readable when read() may find something: for threads that wait for
-     * more. */
-    int (*poll_fd)(const struct tap_reader *r);
+    /* main, before reader_start(), if the reading thread waits for more than the TAP: a descriptor to add to
+     * an epoll set, edge-triggered; after an edge the thread reads until read() returns less than it asked
+     * for. It stays the reader's. A negative errno: it cannot be had. */
+    int (*poll_fd)(struct tap_reader *r);
     /* After the reading thread ended; NULL is fine; returns NULL. */
     struct tap_reader *(*reader_free)(struct tap_reader *r);
 

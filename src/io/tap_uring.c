@@ -28,6 +28,7 @@
 #include <liburing.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 
 enum { OP_READ_MULTISHOT = 49 };          /* IORING_OP_READ_MULTISHOT, Linux 6.7: newer than the headers */
@@ -52,6 +53,7 @@ struct tap_reader {
     size_t buffers_size;
 
     uint32_t batch; /* batched: reads to submit next time */
+    int event_fd;   /* see uring_poll_fd(); -1: not wanted */
     int error;      /* negative errno that read() still has to report */
 };
 
@@ -166,6 +168,7 @@ static struct tap_reader *uring_reader_free(struct tap_reader *r)
         io_uring_queue_exit(&r->ring); /* before the buffers: the kernel may still fill them until then */
     if (r->buffers)
         munmap(r->buffers, r->buffers_size);
+    closep(&r->event_fd);
     free(r);
     return NULL;
 }
@@ -179,7 +182,7 @@ static int reader_new(struct tap_reader **ret, int fd, struct frame_pool *pool, 
 
     if (!r)
         return failure(why, -ENOMEM, NULL, "cannot allocate the TAP reader");
-    *r = (struct tap_reader){.pool = pool, .wake = wake, .batch = BATCH_MIN};
+    *r = (struct tap_reader){.pool = pool, .wake = wake, .batch = BATCH_MIN, .event_fd = -1};
     /* An older kernel refuses to allow an opcode that it does not know. */
     result = ring_make(&r->ring, 4 * pool->n_frames, fds, FILE_COUNT, ops, ARRAY_SIZE(ops), why);
     if (result == -EINVAL)
@@ -405,9 +408,24 @@ static int uring_wait(struct tap_reader *r)
     return result;
 }
 
-static int uring_poll_fd(const struct tap_reader *r)
+/* The ring's own descriptor would do on paper, but with IORING_SETUP_DEFER_TASKRUN it never becomes readable
+ * for a thread that sleeps in epoll_wait(2) (seen on Linux 6.18); a registered eventfd is signalled when
+ * deferred work arrives. */
+static int uring_poll_fd(struct tap_reader *r)
 {
-    return r->ring.ring_fd;
+    int result;
+
+    if (r->event_fd >= 0)
+        return r->event_fd;
+    r->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (r->event_fd < 0)
+        return -errno;
+    result = io_uring_register_eventfd(&r->ring, r->event_fd);
+    if (result < 0) {
+        closep(&r->event_fd);
+        return result;
+    }
+    return r->event_fd;
 }
 
 static int uring_reader_start(struct tap_reader *r)

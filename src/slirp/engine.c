@@ -75,6 +75,7 @@ struct engine {
     struct frame_pool rx_pool, tx_pool;
     struct spsc rx_ring, tx_ring;
     struct tap_reader *reader;
+    int tap_poll_fd; /* shared mode: the reader's, for the epoll set */
     struct tap_writer *writer;
     struct tap_rx rx;
     struct tap_tx tx OWNED_BY(role_slirp);
@@ -525,7 +526,7 @@ static bool wait_events(struct engine *e, bool busy, bool *ret_slirp_ready) RUNS
 
 static void loop(struct engine *e) RUNS_ON(role_slirp)
 {
-    bool more = false, slirp_ready;
+    bool more = true, slirp_ready; /* the first turn looks at the TAP, which arms an io_uring reader */
 
     e->dirty = true;
     /* Relaxed: the eventfd that comes with a stop orders it. */
@@ -578,11 +579,23 @@ static void run_shared(void *arg)
     world_end(&e->world);
 }
 
+static int watch(struct engine *e, int fd, uint32_t events, uint64_t tag)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    struct epoll_event event = {.events = events, .data.u64 = tag};
+
+    return epoll_ctl(e->descriptors.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
 static int engine_prepare(void *arg)
 {
     struct engine *e = arg;
+    int r;
 
-    return e->shared ? e->io->reader_start(e->reader) : 0;
+    if (!e->shared)
+        return 0;
+    r = e->io->reader_start(e->reader);
+    return r < 0 ? r : watch(e, e->tap_poll_fd, EPOLLIN | EPOLLET, events_tag(EVENT_TAP, 0));
 }
 
 /* ---- life cycle: main ---- */
@@ -601,12 +614,16 @@ static int make_tap_io(struct engine *e, const struct tap_io *io, struct failure
 
     if (r < 0)
         return r;
-    if (!e->shared) {
+    if (e->shared) {
+        r = e->tap_poll_fd = io->poll_fd(e->reader);
+        if (r < 0)
+            failure(why, r, "raise RLIMIT_NOFILE", "cannot make a descriptor to wait for the TAP");
+    } else {
         r = io->writer_new(&e->writer, e->config.tap_fd, &e->tx_pool, why);
-        if (r < 0) {
-            e->reader = io->reader_free(e->reader);
-            return r;
-        }
+    }
+    if (r < 0) {
+        e->reader = io->reader_free(e->reader);
+        return r;
     }
     e->io = io;
     return 0;
@@ -668,14 +685,6 @@ static int make_slirp(struct engine *e, struct failure *why)
     return 0;
 }
 
-static int watch(struct engine *e, int fd, uint64_t tag)
-    TSA(no_thread_safety_analysis) /* before threads start */
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = tag};
-
-    return epoll_ctl(e->descriptors.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
-}
-
 static void udp_send(void *arg, const void *frame, uint32_t size)
 {
     struct engine *e = arg;
@@ -724,9 +733,8 @@ static int engine_init(struct engine *e, struct failure *why)
     r = choose_tap_io(e, why);
     if (r < 0)
         return r;
-    if ((r = watch(e, e->wake.fd, events_tag(EVENT_WAKE, 0))) < 0 ||
-        (e->shared && (r = watch(e, e->io->poll_fd(e->reader), events_tag(EVENT_TAP, 0))) < 0))
-        return failure(why, r, NULL, "cannot watch the TAP");
+    if ((r = watch(e, e->wake.fd, EPOLLIN, events_tag(EVENT_WAKE, 0))) < 0)
+        return failure(why, r, NULL, "cannot watch an eventfd");
     e->tap_ready = true;
     e->rx.io = e->io;
     e->rx.reader = e->reader;
