@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Adds up what several test programs report, for scripts/test.
+
+    summary.py RESULTS
+
+RESULTS has a line per step: NAME <tab> STATUS <tab> JUNIT. STATUS is the exit status of the step's command;
+JUNIT the report it wrote, or empty for a step that is one test in itself. A step that failed without a failed
+test in its report (it crashed, or wrote none) counts as one failure, so that nothing is lost.
+
+Prints the failed tests, the reasons of what was skipped with their counts, and the sums last. Exit status 1
+if anything failed or if nothing passed.
+"""
+
+import collections
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+
+FAILED_SHOWN_MAX = 50
+
+
+class Sums:
+    def __init__(self) -> None:
+        self.passed = 0
+        self.failed: list[str] = []
+        self.skipped: collections.Counter[str] = collections.Counter()
+
+    def add(self, step: str, status: int, report: str) -> None:
+        failed_before = len(self.failed)
+        if report:
+            try:
+                self.add_report(step, ElementTree.parse(report))
+            except (OSError, ElementTree.ParseError) as e:
+                self.failed.append(f"{step}: no usable report, exit status {status} ({e})")
+                return
+        elif status == 0:
+            self.passed += 1
+        if status != 0 and len(self.failed) == failed_before:
+            self.failed.append(f"{step}: exit status {status}")
+
+    def add_report(self, step: str, report: ElementTree.ElementTree) -> None:
+        for case in report.iter("testcase"):
+            name = f"{step}: {case.get('classname', '')}.{case.get('name', '')}"
+            skipped = case.find("skipped")
+            if case.find("failure") is not None or case.find("error") is not None:
+                self.failed.append(name)
+            elif skipped is not None:
+                self.skipped[self.reason(case, skipped)] += 1
+            else:
+                self.passed += 1
+
+    @staticmethod
+    def reason(case: ElementTree.Element, skipped: ElementTree.Element) -> str:
+        if skipped.get("message"):
+            return str(skipped.get("message"))
+        # meson reports status 77 without a reason; our programs print it: "SKIP: why"
+        said = re.search(r"^SKIP: *(.+)$", case.findtext("system-out") or "", re.M)
+        return said[1] if said else f"{case.get('name')}: no reason given"
+
+
+def main() -> int:
+    sums = Sums()
+    with open(sys.argv[1], encoding="utf-8") as results:
+        for line in results:
+            step, status, report = line.rstrip("\n").split("\t")
+            sums.add(step, int(status), report)
+    if sums.failed:
+        print("failed:")
+        for name in sums.failed[:FAILED_SHOWN_MAX]:
+            print(f"  {name}")
+        if len(sums.failed) > FAILED_SHOWN_MAX:
+            print(f"  and {len(sums.failed) - FAILED_SHOWN_MAX} more")
+    if sums.skipped:
+        print("skipped, by reason:")
+        for reason, n in sums.skipped.most_common():
+            print(f"  {n:4d}  {reason}")
+    print(f"passed: {sums.passed}  failed: {len(sums.failed)}  skipped: {sums.skipped.total()}")
+    return 1 if sums.failed or sums.passed == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
