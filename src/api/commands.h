@@ -2,8 +2,8 @@
 /*
  * commands.h - what the API's requests do
  *
- * The reply to every request text, whatever it is, is one JSON text. The strings are those that clients of
- * slirp4netns know; where more can be said it follows the known text.
+ * The reply to every request, whatever it is, is one JSON text. The strings are those that clients of
+ * slirp4netns know; where more can be said it follows the known text. Reference: docs/api.md.
  */
 #pragma once
 
@@ -15,12 +15,25 @@
 struct api_context { /* fixed before threads start */
     struct forwards *forwards;
     struct in_addr guest;       /* default of guest_addr */
+    struct in6_addr guest6;     /* the same for IPv6; :: when nobody knows */
     const char *backend, *mode; /* for "stats" */
 };
 
-/* Answers the request in @text[0..@size). The reply is compact JSON without a newline, to be freed with
- * g_free(). */
-char *command_answer(const struct api_context *context, const char *text, size_t size) RUNS_ON(role_api);
+enum command_keep { /* what the request says of its connection */
+                    COMMAND_KEEP_UNSAID,
+                    COMMAND_KEEP_YES, /* "keep_alive": true */
+                    COMMAND_KEEP_NO,
+};
 
-/* The reply to a request that is longer than the server takes. To be freed with g_free(). */
-char *command_too_large(void);
+enum command_refusal {
+    COMMAND_UNPARSABLE,
+    COMMAND_TOO_LARGE,
+};
+
+/* Answers the request in @text[0..@size): one value that json_scan accepted, white space and a byte order
+ * mark before it allowed. The reply is compact JSON without a newline, to be freed with g_free(). */
+char *command_answer(const struct api_context *context, const char *text, size_t size,
+                     enum command_keep *ret_keep) RUNS_ON(role_api);
+
+/* The reply to what is no request at all. To be freed with g_free(). */
+char *command_refuse(enum command_refusal why) RUNS_ON(role_api);

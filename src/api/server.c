@@ -2,18 +2,19 @@
 /*
  * server.c
  *
- * When is a request whole? When its bytes are one complete JSON value, whether or not the client shuts down
- * its side: some never do. When may the connection end? Clients differ: some read until end of file without
- * shutting down (so we must close after the reply), some send further requests, one per line. The rule: after
- * a reply the connection is kept for GRACE_MS if the request ended with a newline and the client has not shut
- * down its side; another byte within that time keeps it. A request with "keep_alive": true keeps the
- * connection until the client closes it, and its replies end with a newline. Otherwise our side is shut down
- * after the reply and what still comes is read and thrown away, because closing a socket with unread input
- * would reset it and may take the reply with it (unix(7)).
+ * When may a connection end? Some clients read until end of file without shutting down their own side, so we
+ * must end after the reply; others send further requests, one per line. The session says whether another
+ * request may follow. If none asked to be kept, the client has GRACE_MS to begin one.
+ *
+ * An end is: our side is shut down, and what still comes is read and thrown away until the client closes,
+ * because closing a socket with unread input would reset it (unix(7)) and may take the reply with it.
+ *
+ * Places are few, so nobody can keep one by doing nothing: IDLE_MS of silence end a connection. One with
+ * keep_alive stays, but when all places are taken the one that has been silent longest has to go.
  */
 #include "api/server.h"
 
-#include "api/json_scan.h"
+#include "api/session.h"
 #include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -24,6 +25,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -35,45 +37,49 @@
 enum {
     CLIENTS_MAX = 64, /* more wait in the backlog */
     BACKLOG = 128,
-    REQUEST_MAX = 64 * 1024,
-    DRAIN_MAX = 1024 * 1024, /* thrown away after a reply, at most */
+    DRAIN_MAX = 1024 * 1024, /* thrown away after the last reply, at most */
     IDLE_MS = 10000,         /* silence after which a client is sent away */
-    KEEP_IDLE_MS = 3600 * 1000,
-    GRACE_MS = 250,
-    LOG_REQUEST_MAX = 512,
+    GRACE_MS = 250,          /* for the next request to begin */
+    ACCEPT_RETRY_MS = 200,   /* between looks for a place, or a descriptor, for who waits in the backlog */
 };
 
 enum client_state {
     CLIENT_FREE,
-    CLIENT_READING,  /* -> WRITING (a reply that does not fit the socket), DRAINING, FREE */
-    CLIENT_WRITING,  /* -> READING, DRAINING, FREE; @out has the rest */
-    CLIENT_DRAINING, /* -> FREE; replied and shut down, reading what is left */
+    CLIENT_READING,  /* -> WRITING, DRAINING, FREE */
+    CLIENT_WRITING,  /* a reply does not fit the socket: -> READING, DRAINING, FREE */
+    CLIENT_DRAINING, /* replied and shut down, reading what is left: -> FREE */
 };
 
 struct client {
     enum client_state state;
     int fd;
-    bool keep_alive, peer_ended, last_line; /* last_line: the request just answered ended with a newline */
-    bool answered;                          /* at least one request */
-    int64_t until_ns;                       /* gone if nothing happens before */
-    size_t n_in, n_drained;
-    char *in; /* REQUEST_MAX + 1 bytes */
-    char *out;
-    size_t out_size, out_at;
+    struct session session; /* READING, WRITING; DRAINING reads into its buffer */
+    char *out;              /* what is left of a reply: @out_at to @out_size */
+    size_t out_at, out_size;
+    size_t n_drained;
+    int64_t since_ns; /* the last byte that went either way */
+    int64_t until_ns; /* then its time is over; INT64_MAX: never */
+};
+
+struct identity {
+    dev_t dev;
+    ino_t ino;
 };
 
 struct api_server {
     const struct api_context *context;
-    int listen_fd, epoll_fd, stop_fd, dir_fd;
-    char name[108]; /* of the socket file in dir_fd */
-    dev_t dev;
-    ino_t ino;
-    pthread_t thread;
-    bool started, listening;
+    int listen_fd, epoll_fd, stop_fd;
+    int dir_fd;                 /* where the socket file is; -1: out of reach */
+    char name[NAME_MAX + 1];    /* of the socket file */
+    struct identity file, root; /* of that file; of / at that time */
+    pthread_t thread;           /* main's, as is @started */
+    bool started;
+    bool accepting OWNED_BY(role_api);   /* the listening socket is watched */
+    int64_t retry_ns OWNED_BY(role_api); /* when it is not: when to try again */
     struct client clients[CLIENTS_MAX] OWNED_BY(role_api);
 };
 
-enum { TAG_LISTEN = CLIENTS_MAX, TAG_STOP };
+enum { TAG_LISTEN = CLIENTS_MAX, TAG_STOP }; /* below: a client's index */
 
 static int watch(struct api_server *s, int op, int fd, uint32_t events, uint32_t tag)
 {
@@ -82,230 +88,236 @@ static int watch(struct api_server *s, int op, int fd, uint32_t events, uint32_t
     return epoll_ctl(s->epoll_fd, op, fd, &event) < 0 ? -errno : 0;
 }
 
-static void client_close(struct api_server *s, struct client *c) RUNS_ON(role_api)
+/* ---- a client ---- */
+
+static void client_close(struct client *c) RUNS_ON(role_api)
 {
-    close(c->fd);
-    free(c->in);
-    free(c->out);
-    *c = (struct client){.state = CLIENT_FREE};
-    if (!s->listening) /* there is room again */
-        s->listening = watch(s, EPOLL_CTL_MOD, s->listen_fd, EPOLLIN, TAG_LISTEN) == 0;
+    close(c->fd); /* leaves the epoll set with it */
+    session_deinit(&c->session);
+    g_free(c->out);
+    c->out = NULL;
+    c->state = CLIENT_FREE;
 }
 
-static void client_timeout(struct client *c, int64_t ms)
+static void client_heard(struct client *c, int64_t ms) RUNS_ON(role_api)
 {
-    c->until_ns = clock_monotonic_ns() + ms * NS_PER_MS;
+    c->since_ns = clock_monotonic_ns();
+    c->until_ns = ms < 0 ? INT64_MAX : c->since_ns + ms * NS_PER_MS;
 }
 
-static void accept_clients(struct api_server *s) RUNS_ON(role_api)
+/* The one place that changes what a living client waits for. */
+static void client_enter(struct api_server *s, struct client *c, enum client_state state) RUNS_ON(role_api)
 {
-    for (;;) {
-        struct client *c = NULL;
-        int fd;
+    bool writes = c->state == CLIENT_WRITING, will_write = state == CLIENT_WRITING;
 
-        for (unsigned i = 0; i < CLIENTS_MAX && !c; i++) {
-            if (s->clients[i].state == CLIENT_FREE)
-                c = &s->clients[i];
-        }
-        if (!c) { /* the backlog holds them until somebody leaves */
-            s->listening = watch(s, EPOLL_CTL_MOD, s->listen_fd, 0, TAG_LISTEN) < 0;
-            return;
-        }
-        fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0) {
-            static struct log_limit limit;
-
-            if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
-                return;
-            log_limited(&limit, LOG_LEVEL_WARNING, "API: cannot accept a client: %m");
-            /* Out of descriptors: not asked again before a client has left, or the timer's next turn. */
-            s->listening = watch(s, EPOLL_CTL_MOD, s->listen_fd, 0, TAG_LISTEN) < 0;
-            return;
-        }
-        *c = (struct client){.state = CLIENT_READING, .fd = fd, .in = malloc(REQUEST_MAX + 1)};
-        if (!c->in || watch(s, EPOLL_CTL_ADD, fd, EPOLLIN, (uint32_t)(c - s->clients)) < 0) {
-            client_close(s, c);
-            continue;
-        }
-        client_timeout(c, IDLE_MS);
-        counter_add(COUNTER_api_connections, 1);
-    }
+    c->state = state;
+    if (writes != will_write &&
+        watch(s, EPOLL_CTL_MOD, c->fd, will_write ? EPOLLOUT : EPOLLIN, (uint32_t)(c - s->clients)) < 0)
+        client_close(c);
 }
 
-static void log_request(const char *text, size_t size)
-{
-    char line[LOG_REQUEST_MAX + 1];
-    size_t n = size < LOG_REQUEST_MAX ? size : LOG_REQUEST_MAX;
-
-    for (size_t i = 0; i < n; i++)
-        line[i] = text[i] >= ' ' && text[i] < 127 ? text[i] : text[i] == '\n' && i == n - 1 ? ' ' : '?';
-    line[n] = '\0';
-    log_info("api_handler: got request: %s%s", line, n < size ? "..." : "");
-}
-
-/* Sends what is left of the reply. False: the client is gone (and freed). */
-static bool client_write(struct api_server *s, struct client *c) RUNS_ON(role_api)
+/* Sends what is left of the reply. False: not all of it could be sent now, or the client is gone. */
+static bool client_flush(struct api_server *s, struct client *c) RUNS_ON(role_api)
 {
     while (c->out_at < c->out_size) {
         ssize_t n = send(c->fd, c->out + c->out_at, c->out_size - c->out_at, MSG_NOSIGNAL | MSG_DONTWAIT);
 
         if (n >= 0) {
             c->out_at += (size_t)n;
+            client_heard(c, IDLE_MS);
         } else if (errno == EAGAIN) {
-            if (c->state != CLIENT_WRITING)
-                watch(s, EPOLL_CTL_MOD, c->fd, EPOLLOUT, (uint32_t)(c - s->clients));
-            c->state = CLIENT_WRITING;
-            return true;
+            client_enter(s, c, CLIENT_WRITING);
+            return false;
         } else if (errno != EINTR) {
-            client_close(s, c);
+            client_close(c);
             return false;
         }
     }
-    free(c->out);
+    g_free(c->out);
     c->out = NULL;
-    c->out_size = c->out_at = 0;
-    if (c->state == CLIENT_WRITING) {
-        c->state = CLIENT_READING;
-        watch(s, EPOLL_CTL_MOD, c->fd, EPOLLIN, (uint32_t)(c - s->clients));
+    c->out_at = c->out_size = 0;
+    client_enter(s, c, CLIENT_READING);
+    return c->state == CLIENT_READING;
+}
+
+/* No reply will follow. */
+static void client_finish(struct api_server *s, struct client *c) RUNS_ON(role_api)
+{
+    if (c->session.ended || shutdown(c->fd, SHUT_WR) < 0) {
+        client_close(c);
+        return;
     }
-    return true;
+    c->n_drained = 0;
+    client_heard(c, IDLE_MS);
+    client_enter(s, c, CLIENT_DRAINING);
 }
 
-static bool client_reply(struct api_server *s, struct client *c, char *reply) RUNS_ON(role_api)
+/* Answers what has come, in order, as long as the client takes the replies. Bounded by the session's buffer.
+ */
+static void client_serve(struct api_server *s, struct client *c) RUNS_ON(role_api)
 {
-    size_t size = strlen(reply);
-
-    c->out = malloc(size + 2);
-    if (!c->out) {
-        g_free(reply);
-        client_close(s, c);
-        return false;
-    }
-    memcpy(c->out, reply, size);
-    g_free(reply);
-    if (c->keep_alive)
-        c->out[size++] = '\n';
-    c->out_size = size;
-    c->answered = true;
-    return client_write(s, c);
-}
-
-/* The conversation is over: nothing more comes from us. False: freed. */
-static bool client_finish(struct api_server *s, struct client *c) RUNS_ON(role_api)
-{
-    if (c->peer_ended) {
-        client_close(s, c);
-        return false;
-    }
-    shutdown(c->fd, SHUT_WR);
-    c->state = CLIENT_DRAINING;
-    c->n_drained = c->n_in;
-    client_timeout(c, IDLE_MS);
-    return c->n_drained < DRAIN_MAX;
-}
-
-static bool wants_keep_alive(const char *text, size_t size)
-{
-    /* Asked before the request is understood; a mention inside a string does no harm. */
-    const char *key = memmem(text, size, "\"keep_alive\"", 12);
-
-    if (!key)
-        return false;
-    for (key += 12; key < text + size && (*key == ':' || *key == ' '); key++)
-        ;
-    return (size_t)(text + size - key) >= 4 && memcmp(key, "true", 4) == 0;
-}
-
-/* Answers every whole request in the buffer, in order. False: freed. */
-static bool client_serve(struct api_server *s, struct client *c) RUNS_ON(role_api)
-{
-    while (c->state == CLIENT_READING) {
-        size_t begin, end;
-        enum json_scan_result r = json_scan(c->in, c->n_in, c->peer_ended, &begin, &end);
-
-        if (c->answered && begin == c->n_in) { /* between requests: nothing but white space */
-            c->n_in = 0;
+    while (client_flush(s, c)) {
+        switch (session_next(&c->session, &c->out, &c->out_size)) {
+        case SESSION_REPLY:
             break;
+        case SESSION_WAIT:
+            if (!session_is_idle(&c->session))
+                client_heard(c, IDLE_MS);
+            else
+                client_heard(c, c->session.keep_alive ? -1 : GRACE_MS);
+            return;
+        case SESSION_OVER:
+            client_finish(s, c);
+            return;
         }
-        if (r == JSON_SCAN_INCOMPLETE) {
-            if (c->n_in < REQUEST_MAX)
-                break;
-            return client_reply(s, c, command_too_large()) && client_finish(s, c);
-        }
-        log_request(c->in, r == JSON_SCAN_COMPLETE ? end : c->n_in);
-        if (r == JSON_SCAN_BAD) { /* what follows cannot be told apart from it */
-            return client_reply(s, c, command_answer(s->context, c->in, c->n_in)) && client_finish(s, c);
-        }
-        c->keep_alive = c->keep_alive || wants_keep_alive(c->in + begin, end - begin);
-        if (!client_reply(s, c, command_answer(s->context, c->in + begin, end - begin)))
-            return false;
-        while (end < c->n_in && strchr(" \t\r", c->in[end]))
-            end++;
-        c->last_line = end < c->n_in && c->in[end] == '\n';
-        memmove(c->in, c->in + end, c->n_in - end);
-        c->n_in -= end;
-        if (!c->last_line && !c->keep_alive)
-            return client_finish(s, c); /* trailing garbage, or nothing: one request, as ever */
     }
-    if (c->state != CLIENT_READING)
-        return true; /* a reply waits for its reader; the rest of the buffer after it */
-    if (c->peer_ended) {
-        client_close(s, c);
-        return false;
-    }
-    client_timeout(c, c->keep_alive ? KEEP_IDLE_MS : c->answered && c->n_in == 0 ? GRACE_MS : IDLE_MS);
-    return true;
 }
 
 static void client_read(struct api_server *s, struct client *c) RUNS_ON(role_api)
 {
-    ssize_t n;
+    size_t size;
+    char *room = session_room(&c->session, &size);
+    ssize_t n = recv(c->fd, room, size, MSG_DONTWAIT);
 
-    if (c->state == CLIENT_DRAINING) {
-        n = recv(c->fd, c->in, REQUEST_MAX, MSG_DONTWAIT);
-        if (n > 0)
-            c->n_drained += (size_t)n;
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR) || c->n_drained > DRAIN_MAX)
-            client_close(s, c);
-        return;
-    }
-    n = recv(c->fd, c->in + c->n_in, REQUEST_MAX - c->n_in, MSG_DONTWAIT);
     if (n < 0) {
         if (errno != EAGAIN && errno != EINTR)
-            client_close(s, c);
+            client_close(c);
         return;
     }
-    if (n == 0) {
-        c->peer_ended = true;
-        if (c->n_in == 0 && c->answered) {
-            client_close(s, c);
-            return;
-        }
-    }
-    c->n_in += (size_t)n;
+    if (n == 0)
+        session_ended(&c->session);
+    session_received(&c->session, (size_t)n);
     client_serve(s, c);
 }
 
-/* Sends away who has been silent too long; returns when to look again, -1: nobody is there. */
+static void client_drain(struct client *c) RUNS_ON(role_api)
+{
+    ssize_t n = recv(c->fd, c->session.in, REQUEST_MAX, MSG_DONTWAIT);
+
+    if (n > 0)
+        c->n_drained += (size_t)n;
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR) || c->n_drained > DRAIN_MAX)
+        client_close(c);
+}
+
+/* Its time is over. Who left a request unfinished is told so. */
+static void client_expire(struct api_server *s, struct client *c) RUNS_ON(role_api)
+{
+    if (c->state == CLIENT_READING && c->session.n_in > 0 && !session_is_idle(&c->session)) {
+        session_ended(&c->session);
+        client_serve(s, c);
+        if (c->state == CLIENT_DRAINING || c->state == CLIENT_FREE)
+            return;
+    }
+    if (c->state == CLIENT_READING && session_is_idle(&c->session))
+        client_finish(s, c);
+    else
+        client_close(c);
+}
+
+static void client_event(struct api_server *s, struct client *c) RUNS_ON(role_api)
+{
+    switch (c->state) {
+    case CLIENT_FREE: /* closed while this event was on its way */
+        break;
+    case CLIENT_READING:
+        client_read(s, c);
+        break;
+    case CLIENT_WRITING:
+        client_serve(s, c);
+        break;
+    case CLIENT_DRAINING:
+        client_drain(c);
+        break;
+    }
+}
+
+/* ---- all clients ---- */
+
+/* A free place; when there is none, that of the client whom it hurts least to lose. */
+static struct client *find_place(struct api_server *s) RUNS_ON(role_api)
+{
+    int64_t now_ns = clock_monotonic_ns(), oldest_ns = INT64_MAX;
+    struct client *oldest = NULL;
+
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+        struct client *c = &s->clients[i];
+        bool idle = c->state == CLIENT_READING && session_is_idle(&c->session) &&
+                    now_ns - c->since_ns >= IDLE_MS * NS_PER_MS;
+        bool answered = c->state == CLIENT_DRAINING && now_ns - c->since_ns >= GRACE_MS * NS_PER_MS;
+
+        if (c->state == CLIENT_FREE)
+            return c;
+        if ((idle || answered) && c->since_ns < oldest_ns) {
+            oldest = c;
+            oldest_ns = c->since_ns;
+        }
+    }
+    if (oldest)
+        client_close(oldest);
+    return oldest;
+}
+
+static void accepting(struct api_server *s, bool on) RUNS_ON(role_api)
+{
+    if (watch(s, EPOLL_CTL_MOD, s->listen_fd, on ? EPOLLIN : 0, TAG_LISTEN) == 0)
+        s->accepting = on;
+    s->retry_ns = clock_monotonic_ns() + ACCEPT_RETRY_MS * NS_PER_MS;
+}
+
+static void accept_clients(struct api_server *s) RUNS_ON(role_api)
+{
+    static struct log_limit limit;
+
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+        struct client *c = find_place(s);
+        int fd;
+
+        if (!c) { /* the backlog holds them until somebody leaves */
+            accepting(s, false);
+            return;
+        }
+        fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (fd < 0) {
+            if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
+                return;
+            log_limited(&limit, LOG_LEVEL_WARNING,
+                        "API: cannot accept a client: %m; trying again (RLIMIT_NOFILE may be too low)");
+            accepting(s, false);
+            return;
+        }
+        *c = (struct client){.state = CLIENT_READING, .fd = fd};
+        if (session_init(&c->session, s->context) < 0 ||
+            watch(s, EPOLL_CTL_ADD, fd, EPOLLIN, (uint32_t)(c - s->clients)) < 0) {
+            log_limited(&limit, LOG_LEVEL_WARNING, "API: no memory for another client");
+            client_close(c);
+            continue;
+        }
+        client_heard(c, IDLE_MS);
+        counter_add(COUNTER_api_connections, 1);
+    }
+}
+
+/* Does what is due and returns for how long there is nothing, in ms for epoll_wait(2). */
 static int expire(struct api_server *s) RUNS_ON(role_api)
 {
-    int64_t now_ns = clock_monotonic_ns(), next_ns = s->listening ? INT64_MAX : now_ns + NS_PER_S;
+    int64_t now_ns = clock_monotonic_ns(), next_ns = INT64_MAX;
 
     for (unsigned i = 0; i < CLIENTS_MAX; i++) {
         struct client *c = &s->clients[i];
 
-        if (c->state == CLIENT_FREE)
-            continue;
-        if (c->until_ns <= now_ns) {
-            if (c->state == CLIENT_READING && c->answered)
-                client_finish(s, c);
-            else
-                client_close(s, c);
-        }
+        if (c->state != CLIENT_FREE && c->until_ns <= now_ns)
+            client_expire(s, c);
         if (c->state != CLIENT_FREE && c->until_ns < next_ns)
             next_ns = c->until_ns;
     }
-    return next_ns == INT64_MAX ? -1 : (int)((next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS);
+    if (!s->accepting && s->retry_ns <= now_ns)
+        accepting(s, true);
+    if (!s->accepting && s->retry_ns < next_ns)
+        next_ns = s->retry_ns;
+    if (next_ns == INT64_MAX)
+        return -1;
+    return next_ns <= now_ns ? 0 : (int)((next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS);
 }
 
 static void serve(void *arg)
@@ -315,63 +327,82 @@ static void serve(void *arg)
     bool stop = false;
 
     role_enter(&role_api);
+    s->accepting = true;
     while (!stop) {
         int n = epoll_wait(s->epoll_fd, events, ARRAY_SIZE(events), expire(s));
 
-        if (n == 0 && !s->listening)
-            s->listening = watch(s, EPOLL_CTL_MOD, s->listen_fd, EPOLLIN, TAG_LISTEN) == 0;
+        if (n < 0 && errno != EINTR) {
+            log_error("API: epoll_wait: %m; the API socket answers no more");
+            break;
+        }
         for (int i = 0; i < n; i++) {
             uint32_t tag = events[i].data.u32;
-            struct client *c;
 
-            if (tag == TAG_STOP) {
+            if (tag == TAG_STOP)
                 stop = true;
-            } else if (tag == TAG_LISTEN) {
+            else if (tag == TAG_LISTEN)
                 accept_clients(s);
-            } else {
-                c = &s->clients[tag];
-                if (c->state == CLIENT_WRITING) {
-                    if (client_write(s, c) && c->state == CLIENT_READING)
-                        client_serve(s, c);
-                } else if (c->state != CLIENT_FREE) {
-                    client_read(s, c);
-                }
-            }
+            else
+                client_event(s, &s->clients[tag]);
         }
     }
     for (unsigned i = 0; i < CLIENTS_MAX; i++) {
         if (s->clients[i].state != CLIENT_FREE)
-            client_close(s, &s->clients[i]);
+            client_close(&s->clients[i]);
     }
     role_leave(&role_api);
+}
+
+/* ---- life cycle ---- */
+
+/* Returns false when @path, seen from @dir_fd, cannot be looked at. */
+static bool identify(int dir_fd, const char *path, struct identity *ret)
+{
+    struct stat st;
+
+    if (fstatat(dir_fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return false;
+    *ret = (struct identity){.dev = st.st_dev, .ino = st.st_ino};
+    return true;
+}
+
+static bool is_now(const struct identity *then, int dir_fd, const char *path)
+{
+    struct identity now;
+
+    return identify(dir_fd, path, &now) && now.dev == then->dev && now.ino == then->ino;
+}
+
+/* So that the file can be removed at the end, whatever the working directory is then. */
+static void remember_file(struct api_server *s, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    _cleanup_free_ char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
+
+    snprintf(s->name, sizeof(s->name), "%s", slash ? slash + 1 : path);
+    s->dir_fd = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (!identify(s->dir_fd, s->name, &s->file) || !identify(AT_FDCWD, "/", &s->root))
+        closep(&s->dir_fd);
 }
 
 static int listen_at(struct api_server *s, const char *path, struct failure *why)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    const char *slash = strrchr(path, '/');
-    _cleanup_free_ char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-    struct stat st;
+    static const char hint[] = "choose a path in a directory that exists and can be written";
 
     if (strlen(path) >= sizeof(addr.sun_path))
         return failure(why, -ENAMETOOLONG, "use a path of less than 108 bytes", "API socket %s", path);
     memcpy(addr.sun_path, path, strlen(path));
-    snprintf(s->name, sizeof(s->name), "%s", slash ? slash + 1 : path);
     if (unlink(path) < 0 && errno != ENOENT && errno != EISDIR && errno != EPERM)
-        return failure(why, -errno, NULL, "cannot remove the old API socket %s", path);
+        return failure(why, -errno, hint, "cannot remove what is at the API socket's path %s", path);
     s->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (s->listen_fd < 0)
         return failure(why, -errno, NULL, "cannot make the API socket");
     if (bind(s->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-        return failure(why, -errno, "choose a path in a directory that exists and can be written",
-                       "cannot bind the API socket to %s", path);
-    s->dir_fd = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
-    if (s->dir_fd >= 0 && fstatat(s->dir_fd, s->name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
-        s->dev = st.st_dev;
-        s->ino = st.st_ino;
-    }
+        return failure(why, -errno, hint, "cannot bind the API socket to %s: bind", path);
+    remember_file(s, path);
     if (listen(s->listen_fd, BACKLOG) < 0)
-        return failure(why, -errno, NULL, "cannot listen on the API socket");
+        return failure(why, -errno, NULL, "cannot listen on the API socket %s", path);
     return 0;
 }
 
@@ -384,12 +415,12 @@ int api_server_new(struct api_server **ret, const char *path, const struct api_c
     if (!s)
         return failure(why, -ENOMEM, NULL, "cannot allocate the API server");
     s->context = context;
-    s->listen_fd = s->dir_fd = -1;
-    s->listening = true;
+    s->listen_fd = s->dir_fd = s->stop_fd = -1;
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    s->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    r = s->epoll_fd < 0 || s->stop_fd < 0 ? failure(why, -errno, NULL, "cannot make the API's descriptors")
-                                          : listen_at(s, path, why);
+    if (s->epoll_fd >= 0)
+        s->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    r = s->stop_fd < 0 ? failure(why, -errno, "raise RLIMIT_NOFILE", "cannot make the API's descriptors")
+                       : listen_at(s, path, why);
     if (r == 0 && ((r = watch(s, EPOLL_CTL_ADD, s->listen_fd, EPOLLIN, TAG_LISTEN)) < 0 ||
                    (r = watch(s, EPOLL_CTL_ADD, s->stop_fd, EPOLLIN, TAG_STOP)) < 0))
         failure(why, r, NULL, "cannot watch the API socket");
@@ -404,8 +435,13 @@ int api_server_new(struct api_server **ret, const char *path, const struct api_c
 int api_server_start(struct api_server *s, struct failure *why)
 {
     struct thread_start start = {.name = "api", .run = serve, .arg = s};
-    int r = thread_spawn(&s->thread, &start);
+    int r;
 
+    /* Inside the sandbox a descriptor of a directory outside would be a way out (openat(2) with ".."): the
+     * file stays, as it always has. */
+    if (s->dir_fd >= 0 && !is_now(&s->root, AT_FDCWD, "/"))
+        closep(&s->dir_fd);
+    r = thread_spawn(&s->thread, &start);
     if (r < 0)
         return failure(why, r, NULL, "cannot start the API thread");
     s->started = true;
@@ -419,21 +455,17 @@ void api_server_stop(struct api_server *s)
     if (!s->started)
         return;
     if (write(s->stop_fd, &one, sizeof(one)) < 0)
-        log_error("cannot stop the API thread: %m");
+        log_error("API: cannot stop the thread: %m");
     pthread_join(s->thread, NULL);
     s->started = false;
 }
 
 struct api_server *api_server_free(struct api_server *s)
 {
-    struct stat st;
-
     if (!s)
         return NULL;
-    /* Through the directory's descriptor: after the sandbox's pivot_root the path leads nowhere. */
-    if (s->dir_fd >= 0 && s->ino && fstatat(s->dir_fd, s->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-        st.st_dev == s->dev && st.st_ino == s->ino)
-        unlinkat(s->dir_fd, s->name, 0);
+    if (s->dir_fd >= 0 && is_now(&s->file, s->dir_fd, s->name) && unlinkat(s->dir_fd, s->name, 0) < 0)
+        log_warning("API: cannot remove the socket %s: %m", s->name);
     closep(&s->listen_fd);
     closep(&s->epoll_fd);
     closep(&s->stop_fd);

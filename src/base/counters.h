@@ -22,6 +22,9 @@
     X(rx_drop_loopback, "frames",                                                                           \
       "frames from the guest dropped because they name a prohibited loopback address")                      \
     X(rx_drop_other, "frames", "frames from the guest dropped because nothing here speaks their protocol")  \
+    X(rx_reassembled, "datagrams", "datagrams put together from fragments")                                 \
+    X(rx_drop_fragment, "events",                                                                           \
+      "fragments and unfinished datagrams dropped: overlapping, contradictory, too late, too many")         \
     X(rx_drop_dns, "frames", "frames to the DNS address dropped under --disable-dns")                       \
     X(rx_errors, "errors", "reads of the TAP that failed for a passing reason")                             \
     X(tx_frames, "frames", "frames written to the TAP")                                                     \
@@ -52,6 +55,18 @@
     X(fwd_accepted, "connections", "connections accepted for TCP forwards")                                 \
     X(fwd_refused, "connections", "connections of TCP forwards that nobody could take")                     \
     X(fwd_accept_paused, "times", "times accepting had to pause because descriptors ran out")               \
+    X(splice_flows, "connections", "connections that were joined by splice")                                \
+    X(splice_bytes, "bytes", "bytes that went through by splice, both directions")                          \
+    X(splice_refused, "connections", "connections of forwards that the guest's server refused")             \
+    X(splice_fallback, "connections", "connections of forwards that took libslirp's path instead")          \
+    X(divert_open, "connections", "outbound connections that are diverted (present value)")                 \
+    X(divert_flows, "connections", "outbound connections that were diverted")                               \
+    X(divert_bytes, "bytes", "bytes of diverted connections, both directions")                              \
+    X(divert_refused, "connections", "outbound connections refused by their destination")                   \
+    X(divert_unreachable, "connections", "outbound connections to destinations that cannot be reached")     \
+    X(divert_fallback, "connections", "outbound connections that took libslirp's path instead")             \
+    X(divert_leaked, "frames", "frames of diverted connections that came over the TAP and were dropped")    \
+    X(agent_lost, "times", "times the agent in the guest's namespace ended before the program")             \
     X(api_connections, "connections", "connections to the API socket")                                      \
     X(api_requests, "requests", "requests answered by the API")                                             \
     X(api_errors, "requests", "requests answered with an error")

@@ -15,7 +15,8 @@ void log_set_level(enum log_level level)
     level_max = level;
 }
 
-static void log_write(enum log_level level, uint32_t n_suppressed, const char *format, va_list ap)
+__attribute__((format(printf, 3, 0))) static void log_write(enum log_level level, uint32_t n_suppressed,
+                                                            const char *format, va_list ap)
 {
     static const char *const prefix[] = {"ERROR: ", "WARNING: ", "", "DEBUG: "};
     char line[1024];

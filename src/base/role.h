@@ -2,7 +2,7 @@
 /*
  * role.h - which thread may run what, checked by the compiler
  *
- * A role is a duty of a thread (see docs/architecture.md). A thread takes its roles once, at its start;
+ * A role is a duty of a thread (see docs/ARCHITECTURE.md). A thread takes its roles once, at its start;
  * several roles may share one thread. Clang's -Wthread-safety reads the attributes and refuses a call from a
  * function that does not hold the role, or an access to a field that another role owns; gcc ignores them. The
  * compiler cannot see through pointers: callbacks from libraries begin with role_assert(), which debug builds

@@ -72,9 +72,11 @@ static int address_add(struct netlink *nl, unsigned index, const struct options 
     return transact(nl, message);
 }
 
+/* In front of a default route that is there already, as SIOCADDRT does it: several programs may serve a
+ * namespace. */
 static int default_route_add(struct netlink *nl, unsigned index, const struct options *o)
 {
-    struct nlmsghdr *message = message_new(nl, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+    struct nlmsghdr *message = message_new(nl, RTM_NEWROUTE, NLM_F_CREATE);
     struct rtmsg *route = mnl_nlmsg_put_extra_header(message, sizeof(*route));
 
     route->rtm_family = AF_INET;
@@ -115,7 +117,6 @@ int interface_configure(const struct options *o, struct failure *why)
     if ((r = address_add(&nl, tap, o)) < 0)
         return failure(why, r, NULL, "set address of %s", o->tap_name);
     if ((r = default_route_add(&nl, tap, o)) < 0)
-        return failure(why, r, r == -EEXIST ? "the namespace has a default route already" : NULL,
-                       "set route");
+        return failure(why, r, NULL, "set route");
     return 0;
 }

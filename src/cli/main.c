@@ -14,7 +14,10 @@
 #include "cli/sandbox.h"
 #include "cli/seccomp.h"
 #include "cli/target.h"
+#include "fwd/agent.h"
+#include "fwd/divert.h"
 #include "fwd/forward.h"
+#include "fwd/worker.h"
 #include "slirp/engine.h"
 
 #include <errno.h>
@@ -33,11 +36,15 @@ enum {
 struct program {
     struct options options;
     struct engine *engine;
+    struct agent *agent;     /* NULL: nothing is spliced */
+    struct workers *workers; /* NULL: nobody needs them */
     struct forwards *forwards;
+    struct divert *divert; /* NULL: outbound connections go through libslirp */
     struct api_server *api;
     struct api_context api_context;
     struct target_watch target;
     int signal_fd;
+    bool exit_fd_closed; /* --exit-fd named no open descriptor at the start: end once ready */
 };
 
 /* ---- hooks between the layers ---- */
@@ -84,6 +91,28 @@ static void hook_udp_stats(void *arg, void *handle, uint64_t *n_clients, uint64_
     *to_host = stats.bytes_to_host;
 }
 
+static void hook_send(void *arg, const void *frame, uint32_t size)
+{
+    struct program *p = arg;
+
+    engine_send_now(p->engine, frame, size);
+}
+
+static void hook_inject(void *arg, const void *frame, uint32_t size)
+{
+    struct program *p = arg;
+
+    engine_inject(p->engine, frame, size);
+}
+
+static bool hook_take_tcp(void *arg, const struct packet *packet)
+{
+    struct program *p = arg;
+
+    role_assert(&role_slirp);
+    return divert_take(p->divert, packet);
+}
+
 /* ---- start ---- */
 
 /* More connections than the usual soft limit of 1024 allows; the hard limit is the administrator's word. */
@@ -115,6 +144,111 @@ static int signals_open(struct failure *why)
     return fd;
 }
 
+/* The agent is what splicing needs; without it everything goes through libslirp, and the reason is said. A
+ * failure is one only with --divert=on. */
+static int agent_open(struct program *p, struct failure *ret_why)
+{
+    const struct options *o = &p->options;
+    struct failure why = FAILURE_NULL;
+    struct agent_config config = {
+        .mark = 0x534c0000, /* "SL" */
+        .mark_mask = 0xffff0000,
+        .table = 0x534c,
+        .rule_priority = 0x534c,
+        .gateway = o->gateway,
+    };
+    _cleanup_close_ int user_fd = -1, net_fd = -1;
+    bool divert = o->divert != DIVERT_OFF && !o->no_splice;
+    char text[512];
+    int r;
+
+    if (o->target != TARGET_PID && o->target != TARGET_PATH)
+        return o->divert != DIVERT_ON ? 0
+                                      : failure(ret_why, -ENOTSUP, "give a PID or the path of a namespace",
+                                                "--divert=on without a namespace to enter");
+    if (o->divert == DIVERT_ON && o->no_splice)
+        return failure(ret_why, -EINVAL, "leave one of them out", "--divert=on together with --no-splice");
+    if (o->no_splice || (!o->api_socket && !divert))
+        return 0;
+    config.divert = divert;
+    config.stock = o->api_socket != NULL;
+    inet_pton(AF_INET6, "fd00::2", &config.gateway6);
+    fflush(NULL); /* or the child would print it again */
+    if (guest_namespaces_open(o, &user_fd, &net_fd, &why) == 0) {
+        config.userns_fd = user_fd;
+        config.netns_fd = net_fd;
+        if (agent_start(&p->agent, &config, &why) == 0) {
+            r = agent_divert_state(p->agent);
+            if (r == 0 || o->divert != DIVERT_ON)
+                return 0;
+            return failure(ret_why, r, "load the module nf_tables, or use --divert=auto",
+                           "--divert=on: nf_tables cannot be had in the guest's namespace");
+        }
+    }
+    if (o->divert == DIVERT_ON) {
+        *ret_why = why;
+        return why.code;
+    }
+    log_info("everything goes through libslirp: %s", failure_text(&why, text, sizeof(text)));
+    return 0;
+}
+
+static int divert_open(struct program *p, struct failure *why)
+{
+    const struct options *o = &p->options;
+    struct divert_config config = {
+        .workers = p->workers,
+        .network = o->network,
+        .netmask = o->netmask,
+        .gateway = o->gateway,
+        .disable_host_loopback = o->disable_host_loopback,
+        .has_outbound = o->has_outbound,
+        .has_outbound6 = o->has_outbound6,
+        .outbound = o->outbound,
+        .outbound6 = o->outbound6,
+        .arg = p,
+        .send = hook_send,
+        .inject = hook_inject,
+    };
+    int r;
+
+    if (!p->agent || o->divert == DIVERT_OFF || agent_divert_state(p->agent) < 0)
+        return 0;
+    inet_pton(AF_INET6, "fd00::2", &config.gateway6);
+    r = divert_new(&p->divert, &config, why);
+    if (r == 0)
+        engine_set_take_tcp(p->engine, hook_take_tcp, p);
+    return r;
+}
+
+static int forwards_open(struct program *p, struct failure *why)
+{
+    struct forwards_config config = {
+        .splice = p->agent != NULL,
+        .gateway = p->options.gateway,
+        .hooks =
+            {
+                .arg = p,
+                .adopt = hook_adopt,
+                .udp_add = hook_udp_add,
+                .udp_remove = hook_udp_remove,
+                .udp_stats = hook_udp_stats,
+            },
+    };
+    int r;
+
+    if (!p->options.api_socket && !p->agent)
+        return 0;
+    inet_pton(AF_INET6, "fd00::2", &config.gateway6);
+    r = workers_new(&p->workers, p->agent, why);
+    if (r == 0)
+        r = divert_open(p, why);
+    if (r < 0 || !p->options.api_socket)
+        return r;
+    config.workers = p->workers;
+    return forwards_new(&p->forwards, &config, why);
+}
+
 static int engine_open(struct program *p, struct guest_link *link, struct failure *why)
 {
     const struct options *o = &p->options;
@@ -138,19 +272,12 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
         .backend = o->backend,
         .mode = o->mode,
     };
-    struct forward_hooks hooks = {
-        .arg = p,
-        .adopt = hook_adopt,
-        .udp_add = hook_udp_add,
-        .udp_remove = hook_udp_remove,
-        .udp_stats = hook_udp_stats,
-    };
     int r = engine_new(&p->engine, &config, why);
 
     if (r < 0)
         return r;
     link->fd = -1; /* the engine's now */
-    return o->api_socket ? forwards_new(&p->forwards, &hooks, why) : 0;
+    return forwards_open(p, why);
 }
 
 static int api_open(struct program *p, struct failure *why)
@@ -170,11 +297,26 @@ static int threads_start(struct program *p, struct failure *why)
 {
     int r = engine_start(p->engine, why);
 
-    if (r == 0 && p->forwards)
-        r = forwards_start(p->forwards, why);
+    if (r == 0 && p->workers)
+        r = workers_start(p->workers, why);
     if (r == 0 && p->api)
         r = api_server_start(p->api, why);
     return r;
+}
+
+/* Before anything is opened: a number that is closed now would soon name a descriptor of our own. */
+static void check_descriptors(struct program *p)
+{
+    struct options *o = &p->options;
+
+    if (o->ready_fd >= 0 && fcntl(o->ready_fd, F_GETFD) < 0) {
+        log_warning("--ready-fd=%d is not an open descriptor: nobody will be told", o->ready_fd);
+        o->ready_fd = -1;
+    }
+    if (o->exit_fd >= 0 && fcntl(o->exit_fd, F_GETFD) < 0) {
+        p->exit_fd_closed = true;
+        o->exit_fd = -1;
+    }
 }
 
 /* A descriptor that cannot be written is the client's affair: it will see its end close. */
@@ -203,9 +345,15 @@ static int start(struct program *p, struct failure *why)
         }
         return r;
     }
-    if (o->target == TARGET_PID)
+    /* The watch needs /proc for as long as it runs, which would be a way out of the sandbox. */
+    if (o->target == TARGET_PID && !o->sandbox)
         target_watch_init(&p->target, o->pid);
     options_print_banner(o);
+    r = agent_open(p, why);
+    if (r < 0) {
+        closep(&link.fd);
+        return r;
+    }
     if (o->sandbox && (r = sandbox_join(o, why)) < 0)
         return r;
     r = engine_open(p, &link, why);
@@ -213,8 +361,8 @@ static int start(struct program *p, struct failure *why)
         closep(&link.fd);
         return r;
     }
-    printf("* %-17s %s, %s threads\n", "Data plane:", engine_backend_name(p->engine),
-           engine_mode_name(p->engine));
+    printf("* %-16s %s, %s threads%s\n", "Data plane:", engine_backend_name(p->engine),
+           engine_mode_name(p->engine), p->divert ? ", splice for outbound TCP" : "");
     if ((r = api_open(p, why)) < 0 || (o->sandbox && (r = sandbox_enter(why)) < 0) ||
         (r = threads_start(p, why)) < 0 || (o->seccomp && (r = seccomp_enter(why)) < 0))
         return r;
@@ -237,13 +385,17 @@ static int supervise(struct program *p)
     enum { SIGNAL, EXIT, GONE, TARGET };
     struct pollfd fds[] = {
         [SIGNAL] = {.fd = p->signal_fd, .events = POLLIN},
-        /* Only the end of the other side counts (POLLHUP), or that there is no such descriptor (POLLNVAL). */
+        /* Only the end of the other side counts (POLLHUP). */
         [EXIT] = {.fd = p->options.exit_fd, .events = 0},
         [GONE] = {.fd = engine_gone_fd(p->engine), .events = POLLIN},
         [TARGET] = {.fd = p->target.pid_fd, .events = POLLIN},
     };
     bool target_ended = false;
 
+    if (p->exit_fd_closed) {
+        log_info("exitfd event");
+        return EXIT_SUCCESS;
+    }
     for (;;) {
         struct signalfd_siginfo info;
 
@@ -277,12 +429,15 @@ static void stop(struct program *p)
 {
     if (p->api)
         api_server_stop(p->api);
-    if (p->forwards)
-        forwards_stop(p->forwards);
+    if (p->workers)
+        workers_stop(p->workers);
     if (p->engine)
         engine_stop(p->engine);
     p->api = api_server_free(p->api);
     p->forwards = forwards_free(p->forwards);
+    p->workers = workers_free(p->workers);
+    p->divert = divert_free(p->divert);
+    p->agent = agent_free(p->agent);
     p->engine = engine_free(p->engine);
     target_watch_deinit(&p->target);
     closep(&p->signal_fd);
@@ -311,6 +466,7 @@ int main(int argc, char **argv)
     if (status >= 0)
         return status;
     role_enter(&role_main);
+    check_descriptors(&p);
     raise_descriptor_limit();
     p.signal_fd = signals_open(&why);
     if (p.signal_fd < 0 || start(&p, &why) < 0) {

@@ -86,11 +86,12 @@ static int receive_report(int sock, struct report *report, int *ret_fd)
     return n == sizeof(*report) ? 0 : -EPIPE;
 }
 
-static int open_namespaces(const struct options *o, int *ret_user, int *ret_net, struct failure *why)
+int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, struct failure *why)
 {
     char net[64], user[64];
     const char *net_path = o->path, *user_path = o->userns_path;
 
+    *ret_user = *ret_net = -1;
     if (o->target == TARGET_PID) {
         snprintf(net, sizeof(net), "/proc/%d/ns/net", o->pid);
         snprintf(user, sizeof(user), "/proc/%d/ns/user", o->pid);
@@ -175,7 +176,7 @@ static int open_in_namespace(const struct options *o, struct failure *why)
     int pair[2], status = 0, r;
     pid_t child;
 
-    r = open_namespaces(o, &user_fd, &net_fd, &report.failure);
+    r = guest_namespaces_open(o, &user_fd, &net_fd, &report.failure);
     if (r < 0)
         goto failed;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)

@@ -21,6 +21,10 @@ struct guest_link {
         .fd = -1        \
     }
 
+/* For the agent (TARGET_PID and TARGET_PATH): the guest's network namespace and, where one is named, its user
+ * namespace, else -1. The caller's to close. */
+int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, struct failure *why);
+
 /* Returns 0, or a negative errno with its sentence; nothing is left behind then. Prints the lines that
  * clients expect about descriptors sent and received. */
 int guest_link_open(struct guest_link *ret, const struct options *o, struct failure *why);

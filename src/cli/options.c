@@ -74,6 +74,7 @@ FLAG(configure, r->o->configure = true)
 FLAG(disable_host_loopback, r->o->disable_host_loopback = true)
 FLAG(disable_dns, r->o->disable_dns = true)
 FLAG(sandbox, r->o->sandbox = true)
+FLAG(no_splice, r->o->no_splice = true)
 FLAG(help, r->help = true)
 FLAG(version, r->version = true)
 TEXT(netns_type, r->netns_type)
@@ -185,6 +186,20 @@ SETTER(threads)
     return STATUS_ERROR;
 }
 
+SETTER(divert)
+{
+    static const char *const names[] = {[DIVERT_AUTO] = "auto", [DIVERT_ON] = "on", [DIVERT_OFF] = "off"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strcmp(arg, names[i]) == 0) {
+            r->o->divert = (enum divert_mode)i;
+            return OK;
+        }
+    }
+    fprintf(stderr, "--divert must be \"auto\", \"on\" or \"off\", not \"%s\"\n", arg);
+    return STATUS_ERROR;
+}
+
 /* The rows: what getopt, --help, the manual's test and the reader see. */
 static const struct {
     struct option_row row;
@@ -226,6 +241,10 @@ static const struct {
     {{0, "threads", "MODE", "threads of the data plane ([auto|split|shared], default=auto: by CPU count)",
       false},
      set_threads},
+    {{0, "divert", "MODE", "move the guest's own TCP connections by splice ([auto|on|off], default=auto)",
+      false},
+     set_divert},
+    {{0, "no-splice", NULL, "carry all TCP connections through libslirp and the TAP", false}, set_no_splice},
     {{'h', "help", NULL, "show this help and exit", false}, set_help},
     {{'v', "version", NULL, "show version and exit", false}, set_version},
     {{0, "no-host-loopback", NULL, "old name of --disable-host-loopback", true}, set_no_host_loopback},
@@ -329,7 +348,7 @@ int options_parse_mac(uint8_t ret[6], const char *text)
             return -1;
         mac[i] = (uint8_t)byte;
         if (*end == '\0') {
-            if (i < 4)
+            if (i < 5)
                 return -1;
             break;
         }
@@ -552,9 +571,9 @@ void options_print_banner(const struct options *o)
 {
     char a[INET6_ADDRSTRLEN];
 
-#define LINE(label, addr) printf("* %-17s %s\n", label ":", inet_ntop(AF_INET, &(addr), a, sizeof(a)))
+#define LINE(label, addr) printf("* %-16s %s\n", label ":", inet_ntop(AF_INET, &(addr), a, sizeof(a)))
     printf("Starting slirp\n");
-    printf("* %-17s %u\n", "MTU:", o->mtu);
+    printf("* %-16s %u\n", "MTU:", o->mtu);
     LINE("Network", o->network);
     LINE("Netmask", o->netmask);
     LINE("Gateway", o->gateway);
@@ -563,13 +582,13 @@ void options_print_banner(const struct options *o)
     LINE("DHCP end", o->dhcp_end);
     LINE("Recommended IP", o->guest);
     if (o->api_socket)
-        printf("* %-17s %s\n", "API Socket:", o->api_socket);
+        printf("* %-16s %s\n", "API Socket:", o->api_socket);
     if (o->has_outbound)
-        LINE("Outbound IPv4", o->outbound.sin_addr);
+        printf("* Outbound IPv4:    %s\n", inet_ntop(AF_INET, &o->outbound.sin_addr, a, sizeof(a)));
     if (o->has_outbound6)
-        printf("* %-17s %s\n", "Outbound IPv6:", inet_ntop(AF_INET6, &o->outbound6.sin6_addr, a, sizeof(a)));
+        printf("* Outbound IPv6:    %s\n", inet_ntop(AF_INET6, &o->outbound6.sin6_addr, a, sizeof(a)));
     if (o->has_mac)
-        printf("* %-17s %02x:%02x:%02x:%02x:%02x:%02x\n", "MAC address:", o->mac[0], o->mac[1], o->mac[2],
+        printf("* %-16s %02x:%02x:%02x:%02x:%02x:%02x\n", "MAC address:", o->mac[0], o->mac[1], o->mac[2],
                o->mac[3], o->mac[4], o->mac[5]);
 #undef LINE
     if (!o->disable_host_loopback)

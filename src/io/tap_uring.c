@@ -327,13 +327,18 @@ static uint32_t reap_all(struct tap_reader *r, frame_id *ids, uint32_t max)
     return n;
 }
 
-/* Has the kernel work for this thread that would yield completions? (IORING_SETUP_TASKRUN_FLAG) */
+/* Has the kernel work for this thread that would yield completions? IORING_SETUP_TASKRUN_FLAG says so, but it
+ * is cleared before work that is over the kernel's limit for one call is put aside (seen on Linux 6.18): good
+ * enough when wait() follows, which runs all of it, not for a thread that waits for the eventfd's next edge.
+ */
 static bool work_pending(const struct tap_reader *r)
 {
-    return IO_URING_READ_ONCE(*r->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+    return r->event_fd >= 0 ||
+           (IO_URING_READ_ONCE(*r->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
 }
 
-static int uring_read(struct tap_reader *r, frame_id *ids, uint32_t max)
+/* What has completed, fetched from the kernel if need be. How many frames, or a negative errno. */
+static int fetch(struct tap_reader *r, frame_id *ids, uint32_t max)
 {
     uint32_t n = reap_all(r, ids, max);
     int result;
@@ -345,11 +350,25 @@ static int uring_read(struct tap_reader *r, frame_id *ids, uint32_t max)
             return result;
         n = reap_all(r, ids, max);
     }
+    return (int)n;
+}
+
+static int uring_read(struct tap_reader *r, frame_id *ids, uint32_t max)
+{
+    int n = fetch(r, ids, max), result;
+
     if (r->multishot) {
-        if (n == 0 && r->error < 0)
-            return r->error;
+        bool was_armed = r->armed;
+
+        if (n < 0 || (n == 0 && r->error < 0))
+            return n < 0 ? n : r->error;
         result = multishot_maintain(r);
-        return n > 0 ? (int)n : result;
+        if (n > 0 || result < 0)
+            return n > 0 ? n : result;
+        /* A read that finds frames, or the end, when it is armed completes at once. */
+        if (!was_armed)
+            n = fetch(r, ids, max);
+        return n != 0 ? n : r->error;
     }
 
     /* Batched: while the poll request is out there is nothing to read. */
@@ -370,11 +389,11 @@ static int uring_read(struct tap_reader *r, frame_id *ids, uint32_t max)
         result = submit(r, n_reads);
         if (result < 0)
             return result;
-        n = reap_all(r, ids, max);
-        if (n == n_reads) {
+        n = (int)reap_all(r, ids, max);
+        if ((uint32_t)n == n_reads) {
             r->batch = min_u32(2 * r->batch, TAP_BATCH_MAX);
         } else if (r->error == 0) {
-            r->batch = max_u32(n, BATCH_MIN);
+            r->batch = max_u32((uint32_t)n, BATCH_MIN);
             sqe_get(&r->ring, IORING_OP_POLL_ADD, FILE_TAP, TAG_POLL)->poll32_events = POLLIN;
             r->armed = true;
             result = submit(r, 0); /* at once: threads that wait on poll_fd() never call wait() */
@@ -382,7 +401,7 @@ static int uring_read(struct tap_reader *r, frame_id *ids, uint32_t max)
                 return result;
         }
     }
-    return n > 0 ? (int)n : r->error;
+    return n != 0 ? n : r->error;
 }
 
 static int uring_wait(struct tap_reader *r)

@@ -10,7 +10,6 @@
  *     consumer: sets sleeping            producer: reads sleeping == 0 (stale), sends nothing
  *     consumer: sleeps for ever
  *
- * The model in tests/model/wakeup.pml checks this exhaustively for small rings.
  * The sleeper waits on @fd (an eventfd) together with whatever else it waits for. Any number of producers.
  */
 #pragma once

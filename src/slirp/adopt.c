@@ -58,15 +58,18 @@ static int only_listener_ready(int index, void *arg)
 
 int adopt_connection(Slirp *slirp, int conn_fd, const union address *shown, const union address *guest)
 {
+    /* libslirp takes the family of the guest's address from the listener: both must be the same. */
     union address listen_at = {.in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)}};
     struct search search = {.found_fd = -1};
     socklen_t size = sizeof(listen_at);
     uint32_t timeout_ms = UINT32_MAX;
     int r = 0;
 
+    if (guest->sa.sa_family == AF_INET6)
+        listen_at = (union address){.in6 = {.sin6_family = AF_INET6, .sin6_addr = IN6ADDR_LOOPBACK_INIT}};
     /* libslirp has no other listener: every forward's is ours. */
-    if (slirp_add_hostxfwd(slirp, &listen_at.sa, sizeof(listen_at.in), &guest->sa, address_size(guest), 0) <
-        0)
+    if (slirp_add_hostxfwd(slirp, &listen_at.sa, address_size(&listen_at), &guest->sa, address_size(guest),
+                           0) < 0)
         return errno ? -errno : -EINVAL;
     slirp_pollfds_fill(slirp, &timeout_ms, find_listener, &search);
     if (search.found_fd < 0 || getsockname(search.found_fd, &listen_at.sa, &size) < 0)
@@ -81,6 +84,6 @@ int adopt_connection(Slirp *slirp, int conn_fd, const union address *shown, cons
         r = -ECONNABORTED; /* libslirp did not take it: it knows no guest address yet */
     offer = (struct offer){.listen_fd = -1, .conn_fd = -1};
 
-    (void)slirp_remove_hostxfwd(slirp, &listen_at.sa, sizeof(listen_at.in), 0);
+    (void)slirp_remove_hostxfwd(slirp, &listen_at.sa, address_size(&listen_at), 0);
     return r;
 }

@@ -24,14 +24,15 @@
 #include "base/counters.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "io/icmp_error.h"
 #include "io/packet.h"
+#include "io/reassembly.h"
 #include "io/tap_rx.h"
 #include "io/tap_tx.h"
 #include "slirp/adopt.h"
 #include "slirp/descriptors.h"
 #include "slirp/events.h"
 #include "slirp/filter.h"
-#include "slirp/icmp_error.h"
 #include "slirp/udp_forward.h"
 #include "slirp/world.h"
 
@@ -48,9 +49,13 @@ enum {
     TX_FRAMES = 512,
     EPOLL_EVENTS_MAX = 128,
     ADOPT_QUEUE_MAX = 1024,
+    INJECT_QUEUE_MAX = 256,
     TIMERS_MAX = 4,               /* libslirp 4.7 has one: router advertisements */
     SLIRP_TIMEOUT_NONE_MS = 1000, /* what slirp_pollfds_fill() says when no timer runs */
     SHARED_CPUS_MAX = 2,
+    READ_BYTES = 64 * 1024, /* shared mode */
+    TURN_BYTES = 256 * 1024,
+    SLEEP_MS_MAX = 3600 * 1000,
 };
 
 struct timer {
@@ -63,6 +68,11 @@ struct timer {
 struct adoption {
     int conn_fd;
     union address shown, guest;
+};
+
+struct injection {
+    uint32_t size;
+    uint8_t frame[ENGINE_INJECT_SIZE_MAX];
 };
 
 struct engine {
@@ -86,9 +96,11 @@ struct engine {
     bool started; /* main's */
     _Atomic bool stop;
 
-    pthread_mutex_t adopt_lock;                   /* innermost: nothing is taken inside it */
-    struct adoption adopt_queue[ADOPT_QUEUE_MAX]; /* under adopt_lock */
-    uint32_t n_adopt;                             /* under adopt_lock */
+    pthread_mutex_t adopt_lock;                      /* innermost: nothing is taken inside it */
+    struct adoption adopt_queue[ADOPT_QUEUE_MAX];    /* under adopt_lock */
+    uint32_t n_adopt;                                /* under adopt_lock */
+    struct injection inject_queue[INJECT_QUEUE_MAX]; /* under adopt_lock: a ring */
+    uint32_t first_inject, n_inject;                 /* under adopt_lock */
     _Atomic bool adopt_pending;
 
     Slirp *slirp OWNED_BY(role_slirp);
@@ -97,11 +109,14 @@ struct engine {
     struct filter filter OWNED_BY(role_slirp);
     struct descriptors descriptors OWNED_BY(role_slirp);
     struct udp_forwards *udp OWNED_BY(role_slirp);
+    struct reassembly *reassembly OWNED_BY(role_slirp);
     struct timer timers[TIMERS_MAX] OWNED_BY(role_slirp);
     const uint8_t *input_frame OWNED_BY(role_slirp); /* the SYN being given to libslirp, else NULL */
     uint32_t input_size OWNED_BY(role_slirp);
     bool dirty OWNED_BY(role_slirp); /* libslirp's wishes may have changed since the last fill */
     bool tap_ready OWNED_BY(role_slirp);
+    bool again OWNED_BY(role_slirp);   /* the next turn does not sleep */
+    uint32_t read_frames, turn_frames; /* shared mode: frames per read, frames per turn */
     uint32_t slirp_timeout_ms OWNED_BY(role_slirp);
     int64_t udp_expire_ns OWNED_BY(role_slirp);
 };
@@ -267,27 +282,51 @@ static void on_glib_message(const gchar *domain, GLogLevelFlags level, const gch
 
 /* ---- frames from the guest ---- */
 
-static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size) RUNS_ON(role_slirp)
+/* Parses and filters; what is dropped is counted. */
+static bool admit(struct engine *e, struct packet *packet, enum packet_kind *ret_kind, const uint8_t *frame,
+                  uint32_t size) RUNS_ON(role_slirp)
 {
-    struct packet packet;
-    enum packet_kind kind = packet_parse(&packet, frame, size);
-
-    switch (filter_frame(&e->filter, kind, &packet)) {
+    *ret_kind = packet_parse(packet, frame, size);
+    switch (filter_frame(&e->filter, *ret_kind, packet)) {
     case FILTER_PASS:
-        break;
+        return true;
     case FILTER_DROP_LOOPBACK:
         counter_add(COUNTER_rx_drop_loopback, 1);
-        return;
+        break;
     case FILTER_DROP_DNS:
         counter_add(COUNTER_rx_drop_dns, 1);
-        return;
+        break;
     case FILTER_DROP_MALFORMED:
         counter_add(COUNTER_rx_drop_malformed, 1);
-        return;
+        break;
     case FILTER_DROP_OTHER:
         counter_add(COUNTER_rx_drop_other, 1);
-        return;
+        break;
     }
+    return false;
+}
+
+/* @takeable: not if it comes back from who has taken it. */
+static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, bool takeable)
+    RUNS_ON(role_slirp)
+{
+    struct packet packet;
+    enum packet_kind kind;
+
+    if (!admit(e, &packet, &kind, frame, size))
+        return;
+    if (packet.is_fragment) {
+        frame = reassembly_take(e->reassembly, kind, &packet, clock_monotonic_ns(), &size);
+        if (!frame || !admit(e, &packet, &kind, frame, size) || packet.is_fragment)
+            return;
+    }
+    if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && takeable && e->config.take_tcp &&
+        e->config.take_tcp(e->config.take_tcp_arg, &packet))
+        return;
+    /* Whatever waits for this neighbour in libslirp's queue goes out with its next poll: do not sleep before
+     * it. */
+    if (kind == PACKET_ARP || packet.ip_protocol == IPPROTO_ICMPV6)
+        e->again = true;
     if (udp_forwards_active(e->udp) && udp_forwards_take(e->udp, kind, &packet))
         return;
     /* A socket that libslirp opens while it looks at a SYN belongs to that SYN. */
@@ -300,32 +339,44 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size) R
     e->input_frame = NULL;
 }
 
+/* The same from the TAP itself. Large frames are read one or two at a time and their buffers used again at
+ * once, while they are still in the cache (bench/README.md). */
+static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp)
+{
+    frame_id ids[TAP_BATCH_MAX];
+
+    for (uint32_t n_turn = 0; n_turn < e->turn_frames && e->tap_ready;) {
+        int n = e->io->read(e->reader, ids, e->read_frames);
+
+        if (n < 0)
+            engine_set_gone(e, n);
+        e->tap_ready = n > 0;
+        for (int i = 0; i < n; i++)
+            input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]], true);
+        if (n > 0) {
+            frame_put(&e->rx_pool, ids, n);
+            counter_add(COUNTER_rx_batches, 1);
+            e->dirty = true;
+            n_turn += (uint32_t)n;
+        }
+    }
+    return e->tap_ready;
+}
+
 /* Returns true when there may be more frames at once. */
 static bool input_batch(struct engine *e) RUNS_ON(role_slirp)
 {
     frame_id ids[TAP_BATCH_MAX];
     int n;
 
-    if (e->shared) {
-        if (!e->tap_ready)
-            return false;
-        n = e->io->read(e->reader, ids, TAP_BATCH_MAX);
-        if (n < 0)
-            engine_set_gone(e, n);
-        e->tap_ready = n == TAP_BATCH_MAX;
-    } else {
-        n = spsc_pop(&e->rx_ring, ids, TAP_BATCH_MAX);
-    }
+    if (e->shared)
+        return input_from_tap(e);
+    n = spsc_pop(&e->rx_ring, ids, TAP_BATCH_MAX);
     if (n <= 0)
         return false;
     for (int i = 0; i < n; i++)
-        input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]]);
+        input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]], true);
     e->dirty = true;
-    if (e->shared) {
-        counter_add(COUNTER_rx_batches, 1);
-        frame_put(&e->rx_pool, ids, n);
-        return e->tap_ready;
-    }
     frame_return(&e->rx_pool, ids, n);
     wakeup_notify(&e->rx.wake); /* costs a fence; a system call only when the reader waits for frames */
     return !spsc_empty(&e->rx_ring);
@@ -367,6 +418,55 @@ int engine_adopt(struct engine *e, int conn_fd, const union address *guest)
     return r;
 }
 
+void engine_send_now(struct engine *e, const void *frame, uint32_t size)
+{
+    int r = tap_write_now(e->config.tap_fd, frame, size);
+
+    if (r == -EAGAIN)
+        counter_add_shared(COUNTER_tx_drop_link, 1);
+    else if (r < 0)
+        engine_set_gone_and_kick(e, r);
+}
+
+void engine_set_take_tcp(struct engine *e, bool (*take_tcp)(void *arg, const struct packet *p), void *arg)
+{
+    e->config.take_tcp = take_tcp;
+    e->config.take_tcp_arg = arg;
+}
+
+void engine_inject(struct engine *e, const void *frame, uint32_t size)
+{
+    pthread_mutex_lock(&e->adopt_lock);
+    if (e->n_inject < INJECT_QUEUE_MAX && size <= ENGINE_INJECT_SIZE_MAX) {
+        struct injection *i = &e->inject_queue[(e->first_inject + e->n_inject++) % INJECT_QUEUE_MAX];
+
+        i->size = size;
+        memcpy(i->frame, frame, size);
+        atomic_store_explicit(&e->adopt_pending, true, memory_order_relaxed); /* the lock orders the queue */
+    }
+    pthread_mutex_unlock(&e->adopt_lock);
+    wakeup_notify(&e->wake);
+}
+
+static void input_injected(struct engine *e) RUNS_ON(role_slirp)
+{
+    for (;;) {
+        struct injection i;
+
+        pthread_mutex_lock(&e->adopt_lock);
+        if (e->n_inject == 0) {
+            pthread_mutex_unlock(&e->adopt_lock);
+            return;
+        }
+        i = e->inject_queue[e->first_inject];
+        e->first_inject = (e->first_inject + 1) % INJECT_QUEUE_MAX;
+        e->n_inject--;
+        pthread_mutex_unlock(&e->adopt_lock);
+        input_frame(e, i.frame, i.size, false);
+        e->dirty = true;
+    }
+}
+
 static void adopt_all(struct engine *e) RUNS_ON(role_slirp)
 {
     struct adoption a;
@@ -387,6 +487,7 @@ static void adopt_all(struct engine *e) RUNS_ON(role_slirp)
             close(a.conn_fd);
         e->dirty = true;
     } while (got);
+    input_injected(e);
 }
 
 /* ---- descriptors and time ---- */
@@ -430,7 +531,7 @@ static int sleep_ms(struct engine *e) RUNS_ON(role_slirp)
     if (until_ns == INT64_MAX)
         return -1;
     ms = (until_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS;
-    return ms < 0 ? 0 : ms > 3600 * 1000 ? 3600 * 1000 : (int)ms;
+    return ms < 0 ? 0 : ms > SLEEP_MS_MAX ? SLEEP_MS_MAX : (int)ms;
 }
 
 static void run_timers(struct engine *e) RUNS_ON(role_slirp)
@@ -550,7 +651,9 @@ static void loop(struct engine *e) RUNS_ON(role_slirp)
         if (slirp_ready || e->slirp_timeout_ms != UINT32_MAX)
             e->dirty = true;
         run_timers(e);
+        e->again = false;
         more = input_batch(e);
+        more = more || e->again;
         tap_tx_flush(&e->tx);
     }
 }
@@ -638,6 +741,9 @@ static int choose_tap_io(struct engine *e, struct failure *why)
         return make_tap_io(e, &tap_io_epoll, why);
     if (e->config.backend == ENGINE_BACKEND_URING)
         return make_tap_io(e, &tap_io_uring, why);
+    /* With one thread for all, epoll is faster (bench/README.md). */
+    if (e->shared)
+        return make_tap_io(e, &tap_io_epoll, why);
     if (make_tap_io(e, &tap_io_uring, &uring_why) == 0)
         return 0;
     log_info("io_uring is not available, using epoll: %s", failure_text(&uring_why, text, sizeof(text)));
@@ -736,6 +842,8 @@ static int engine_init(struct engine *e, struct failure *why)
     if ((r = watch(e, e->wake.fd, EPOLLIN, events_tag(EVENT_WAKE, 0))) < 0)
         return failure(why, r, NULL, "cannot watch an eventfd");
     e->tap_ready = true;
+    e->read_frames = min_u32(max_u32(READ_BYTES / e->config.mtu, 1), TAP_BATCH_MAX);
+    e->turn_frames = min_u32(max_u32(TURN_BYTES / e->config.mtu, 1), TAP_BATCH_MAX);
     e->rx.io = e->io;
     e->rx.reader = e->reader;
     e->rx.pool = &e->rx_pool;
@@ -757,6 +865,8 @@ static int engine_init(struct engine *e, struct failure *why)
     e->udp_expire_ns = INT64_MAX;
     udp.epoll_fd = e->descriptors.epoll_fd;
     inet_pton(AF_INET6, "fd00::2", &udp.gateway6);
+    if ((r = reassembly_new(&e->reassembly)) < 0)
+        return failure(why, r, NULL, "cannot allocate the reassembly of fragments");
     if ((r = udp_forwards_new(&e->udp, &udp)) < 0)
         return failure(why, r, NULL, "cannot allocate the UDP forwards");
     return make_slirp(e, why);
@@ -792,6 +902,7 @@ struct engine *engine_free(struct engine *e) TSA(no_thread_safety_analysis) /* a
         slirp_cleanup(e->slirp);
     role_leave(&role_slirp);
     udp_forwards_free(e->udp);
+    reassembly_free(e->reassembly);
     if (e->io) {
         e->io->reader_free(e->reader);
         e->io->writer_free(e->writer);

@@ -3,7 +3,7 @@
  * engine.h - the data plane: TAP reader, the one libslirp thread, TAP writer
  *
  * main makes an engine while it still has its privileges, starts it (threads report when they need none any
- * more), and stops it. What the threads do is in engine.c; the frames' way is in docs/architecture.md.
+ * more), and stops it. What the threads do is in engine.c; the frames' way is in docs/ARCHITECTURE.md.
  *
  * Modes: with ENGINE_SPLIT tap-rx, slirp and tap-tx are three threads joined by rings; with ENGINE_SHARED one
  * thread has the three roles and the same code runs without rings. On one or two CPUs the hand-over of a
@@ -15,6 +15,7 @@
 #include "base/failure.h"
 #include "base/role.h"
 #include "io/address.h"
+#include "io/packet.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -38,6 +39,10 @@ struct engine_config {
     struct sockaddr_in6 outbound6;
     enum engine_backend backend;
     enum engine_mode mode;
+    /* The slirp role, for every TCP packet that passed the filter: true: somebody else has taken it. May be
+     * NULL. */
+    bool (*take_tcp)(void *arg, const struct packet *p);
+    void *take_tcp_arg;
 };
 
 /* main, before threads start. 0 or a negative errno with its sentence. */
@@ -69,6 +74,15 @@ void world_resume(struct engine *e) TSA(release_capability(role_slirp));
  * address (the gateway's for clients on loopback). On success the descriptor is the engine's. -EMFILE: too
  * many waiting, or the data plane has ended; the descriptor stays the caller's. */
 int engine_adopt(struct engine *e, int conn_fd, const union address *guest);
+
+/* Any thread: writes a frame to the guest, or drops it, as a link does. */
+void engine_send_now(struct engine *e, const void *frame, uint32_t size);
+/* Any thread: gives a frame of the guest's to libslirp, past take_tcp. It is copied; ENGINE_INJECT_SIZE_MAX
+ * bytes at most; dropped when too many wait. */
+enum { ENGINE_INJECT_SIZE_MAX = 160 };
+void engine_inject(struct engine *e, const void *frame, uint32_t size);
+/* main, before engine_start(). */
+void engine_set_take_tcp(struct engine *e, bool (*take_tcp)(void *arg, const struct packet *p), void *arg);
 
 /* UDP forwards (udp_forward.h), during a world stop. @host is bound here; the sentence names the port. */
 struct udp_forward;

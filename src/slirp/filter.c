@@ -33,8 +33,8 @@ static enum filter_verdict filter_ipv6(const struct filter *f, const struct pack
         return FILTER_DROP_DNS;
     /* Before 4.8 libslirp answers an echo request for the outside with a complaint to its log, once per
      * packet. */
-    if (p->ip_protocol == IPPROTO_ICMPV6 && p->l4 && p->l4[0] == ICMP6_ECHO_REQUEST && p->dst[0] != 0xff &&
-        !is_link_local6(p->dst) && memcmp(p->dst, prefix6, sizeof(prefix6)) != 0)
+    if (p->ip_protocol == IPPROTO_ICMPV6 && p->l4 && p->l4_size > 0 && p->l4[0] == ICMP6_ECHO_REQUEST &&
+        p->dst[0] != 0xff && !is_link_local6(p->dst) && memcmp(p->dst, prefix6, sizeof(prefix6)) != 0)
         return FILTER_DROP_OTHER;
     return FILTER_PASS;
 }

@@ -7,9 +7,7 @@
  * in two hash tables and in one list ordered by last use.
  *
  * Towards the guest a datagram becomes one frame, or IPv4/IPv6 fragments when it is larger than the MTU (RFC
- * 791, RFC 8200 4.5). From the guest, fragments of an answer are put together again in a few slots
- * (REASSEMBLY_MAX, the oldest goes); only fragments from a forward's guest address to an address that is
- * being shown are looked at, everything else is libslirp's.
+ * 791, RFC 8200 4.5). From the guest come whole datagrams only: io/reassembly.h is in front.
  *
  * The guest's MAC address: learned from ARP and neighbour discovery of the guest address; as long as nothing
  * has been learned, the TAP's own address (SIOCGIFHWADDR works on a tun descriptor), because whatever lies
@@ -43,8 +41,6 @@ enum {
     RECEIVE_MAX = 64, /* datagrams per call of udp_forwards_readable() */
     SHOWN_PORT_TRIES = 64,
     NEIGHBOURS_MAX = 16,
-    REASSEMBLY_MAX = 8,
-    REASSEMBLY_MS = 2000,
     EXPIRE_STEP_S = 10,
     SOCKET_BUFFER = 1 << 20,
 };
@@ -60,6 +56,7 @@ struct client {
 struct udp_forward {
     int fd; /* -1: slot free, or removed */
     uint32_t index;
+    int family; /* of the socket */
     union address guest;
     _Atomic uint64_t n_clients, bytes_to_guest,
         bytes_to_host; /* written by the slirp role, read by anyone, relaxed */
@@ -68,17 +65,6 @@ struct udp_forward {
 struct neighbour {
     union address addr; /* port 0 */
     uint8_t mac[6];
-};
-
-struct reassembly {
-    bool used;
-    uint8_t src[16], dst[16];
-    uint32_t id;
-    uint8_t addr_size;
-    int64_t until_ns;
-    uint32_t n_received, size;             /* size: known once the last fragment is there, else 0 */
-    uint8_t *data;                         /* DATAGRAM_MAX bytes, kept for the slot's next use */
-    uint8_t got[DATAGRAM_MAX / 8 / 8 + 1]; /* a bit per 8 bytes */
 };
 
 struct udp_forwards {
@@ -90,7 +76,6 @@ struct udp_forwards {
     struct client *oldest, *newest;
     struct neighbour neighbours[NEIGHBOURS_MAX];
     uint32_t next_neighbour;
-    struct reassembly reassembly[REASSEMBLY_MAX];
     uint16_t ip_id;
     uint8_t datagram[DATAGRAM_MAX];
     uint8_t frame[ETH_SIZE + DATAGRAM_MAX + 1];
@@ -277,17 +262,6 @@ static bool guest_mac(struct udp_forwards *u, const union address *guest, uint8_
     return true;
 }
 
-static void put_u16(uint8_t *p, uint16_t v)
-{
-    p[0] = v >> 8;
-    p[1] = v & 0xff;
-}
-
-static uint16_t get_u16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-
 /* Writes the UDP header in front of the payload at @udp + UDP_SIZE; @src and @dst as they will be in the IP
  * header. */
 static void finish_udp(uint8_t *udp, uint32_t udp_size, uint16_t src_port, uint16_t dst_port,
@@ -466,19 +440,13 @@ static bool to_client(struct udp_forwards *u, const union address *guest, const 
     client_use(u, c);
     to = c->real;
     to_size = address_size(&to);
-    if (to.sa.sa_family ==
-        AF_INET) { /* the socket may be dual-stack: then the client is an IPv4-mapped address */
-        union address bound;
-        socklen_t bound_size = sizeof(bound);
+    if (to.sa.sa_family == AF_INET && c->forward->family == AF_INET6) { /* dual stack: IPv4-mapped */
+        struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = to.in.sin_port};
 
-        if (getsockname(c->forward->fd, &bound.sa, &bound_size) == 0 && bound.sa.sa_family == AF_INET6) {
-            struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = to.in.sin_port};
-
-            in6.sin6_addr.s6_addr[10] = in6.sin6_addr.s6_addr[11] = 0xff;
-            memcpy(in6.sin6_addr.s6_addr + 12, &to.in.sin_addr, 4);
-            to.in6 = in6;
-            to_size = sizeof(in6);
-        }
+        in6.sin6_addr.s6_addr[10] = in6.sin6_addr.s6_addr[11] = 0xff;
+        memcpy(in6.sin6_addr.s6_addr + 12, &to.in.sin_addr, 4);
+        to.in6 = in6;
+        to_size = sizeof(in6);
     }
     if (sendto(c->forward->fd, payload, size, MSG_DONTWAIT | MSG_NOSIGNAL, &to.sa, to_size) < 0) {
         counter_add(COUNTER_udp_forward_drop, 1);
@@ -516,115 +484,18 @@ static bool datagram_from_guest(struct udp_forwards *u, int family, const uint8_
     return to_client(u, &guest, &shown, udp + UDP_SIZE, udp_size - UDP_SIZE);
 }
 
-/* Is any client of a forward to @src being shown as @dst? Only then are fragments between them ours. */
-static bool pair_in_use(struct udp_forwards *u, int family, const uint8_t *src, const uint8_t *dst)
-{
-    union address guest, shown;
-
-    address_from_packet(&guest, family, src, 0);
-    address_from_packet(&shown, family, dst, 0);
-    for (struct client *c = u->newest; c; c = c->older) {
-        if (address_equal_host(&guest, &c->forward->guest) && address_equal_host(&shown, &c->shown))
-            return true;
-    }
-    return false;
-}
-
-static struct reassembly *reassembly_get(struct udp_forwards *u, const uint8_t *src, const uint8_t *dst,
-                                         uint8_t addr_size, uint32_t id)
-{
-    struct reassembly *slot = NULL;
-    int64_t now_ns = clock_monotonic_ns();
-
-    for (unsigned i = 0; i < REASSEMBLY_MAX; i++) {
-        struct reassembly *r = &u->reassembly[i];
-
-        if (r->used && r->until_ns < now_ns)
-            r->used = false;
-        if (r->used && r->id == id && r->addr_size == addr_size && memcmp(r->src, src, addr_size) == 0 &&
-            memcmp(r->dst, dst, addr_size) == 0)
-            return r;
-        if (!slot || (slot->used && (!r->used || r->until_ns < slot->until_ns)))
-            slot = r;
-    }
-    if (!slot->data && !(slot->data = malloc(DATAGRAM_MAX)))
-        return NULL;
-    slot->used = true;
-    slot->id = id;
-    slot->addr_size = addr_size;
-    slot->n_received = slot->size = 0;
-    slot->until_ns = now_ns + REASSEMBLY_MS * NS_PER_MS;
-    memcpy(slot->src, src, addr_size);
-    memcpy(slot->dst, dst, addr_size);
-    memset(slot->got, 0, sizeof(slot->got));
-    return slot;
-}
-
-/* One fragment: @offset in bytes. Returns true when it was taken. */
-static bool fragment_from_guest(struct udp_forwards *u, int family, const struct packet *p, uint32_t id,
-                                uint32_t offset, bool more, const uint8_t *data, uint32_t size)
-{
-    uint8_t addr_size = family == AF_INET6 ? 16 : 4;
-    struct reassembly *r;
-
-    if (!pair_in_use(u, family, p->src, p->dst))
-        return false;
-    r = reassembly_get(u, p->src, p->dst, addr_size, id);
-    /* RFC 5722: overlapping fragments spoil the whole datagram; so do lengths that contradict each other. */
-    if (!r || size == 0 || offset + size > DATAGRAM_MAX || (more && size % 8 != 0) ||
-        (!more && r->size != 0 && r->size != offset + size) || (r->size != 0 && offset + size > r->size))
-        goto spoiled;
-    for (uint32_t i = offset / 8; i < (offset + size + 7) / 8; i++) {
-        if (r->got[i / 8] & (1u << i % 8))
-            goto spoiled;
-        r->got[i / 8] |= 1u << i % 8;
-    }
-    memcpy(r->data + offset, data, size);
-    r->n_received += size;
-    if (!more)
-        r->size = offset + size;
-    if (r->size != 0 && r->n_received == r->size) {
-        r->used = false;
-        if (!datagram_from_guest(u, family, r->src, r->dst, r->data, r->size))
-            counter_add(COUNTER_udp_forward_drop, 1);
-    }
-    return true;
-spoiled:
-    if (r)
-        r->used = false;
-    counter_add(COUNTER_udp_forward_drop, 1);
-    return true;
-}
-
 static bool take_ipv4(struct udp_forwards *u, const struct packet *p)
 {
-    const uint8_t *ip = p->frame + ETH_SIZE;
-    uint32_t header_size = (ip[0] & 15) * 4, fragment = get_u16(ip + 6);
-
-    if (p->ip_protocol != IPPROTO_UDP)
-        return false;
-    if (!p->is_fragment)
-        return datagram_from_guest(u, AF_INET, p->src, p->dst, p->l4, p->l4_size);
-    return fragment_from_guest(u, AF_INET, p, get_u16(ip + 4), (fragment & 0x1fff) * 8, fragment & 0x2000,
-                               ip + header_size, get_u16(ip + 2) - header_size);
+    return p->ip_protocol == IPPROTO_UDP && p->l4 &&
+           datagram_from_guest(u, AF_INET, p->src, p->dst, p->l4, p->l4_size);
 }
 
 static bool take_ipv6(struct udp_forwards *u, const struct packet *p)
 {
-    const uint8_t *ip = p->frame + ETH_SIZE, *fragment = ip + IPV6_SIZE;
-    uint32_t size = get_u16(ip + 4), offset;
-
-    if (p->ip_protocol == IPPROTO_ICMPV6 && p->l4 && (p->l4[0] == 135 || p->l4[0] == 136))
+    if (p->ip_protocol == IPPROTO_ICMPV6 && p->l4 && p->l4_size > 0 && (p->l4[0] == 135 || p->l4[0] == 136))
         learn(u, AF_INET6, p->l4[0] == 136 && p->l4_size >= 24 ? p->l4 + 8 : p->src, p->frame + 6);
-    if (!p->is_fragment)
-        return p->ip_protocol == IPPROTO_UDP && p->l4 &&
-               datagram_from_guest(u, AF_INET6, p->src, p->dst, p->l4, p->l4_size);
-    /* Linux puts the fragment header first; chains with something before it go to libslirp. */
-    if (ip[6] != IPPROTO_FRAGMENT || size < FRAGMENT_SIZE || fragment[0] != IPPROTO_UDP)
-        return false;
-    offset = get_u16(fragment + 2) & 0xfff8;
-    return fragment_from_guest(u, AF_INET6, p, (uint32_t)get_u16(fragment + 4) << 16 | get_u16(fragment + 6),
-                               offset, fragment[3] & 1, fragment + FRAGMENT_SIZE, size - FRAGMENT_SIZE);
+    return p->ip_protocol == IPPROTO_UDP && p->l4 &&
+           datagram_from_guest(u, AF_INET6, p->src, p->dst, p->l4, p->l4_size);
 }
 
 bool udp_forwards_active(const struct udp_forwards *u)
@@ -670,6 +541,7 @@ int udp_forward_add(struct udp_forwards *u, const union address *host, bool v6_o
     }
     f->index = index;
     f->guest = *guest;
+    f->family = family;
     f->fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (f->fd < 0)
         goto fail;
@@ -750,8 +622,6 @@ struct udp_forwards *udp_forwards_free(struct udp_forwards *u)
             free(u->forwards[i]);
         }
     }
-    for (unsigned i = 0; i < REASSEMBLY_MAX; i++)
-        free(u->reassembly[i].data);
     free(u->forwards);
     free(u);
     return NULL;

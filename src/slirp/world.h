@@ -5,8 +5,8 @@
  * running --request--> stopping --the slirp thread parks--> parked --resume--> running
  *
  * The slirp thread looks at a flag once per turn of its loop; while nobody asks that is all it costs. The api
- * thread holds the lock from stop to resume, so there is one stop at a time. When the slirp thread ends (for
- * good), stops succeed at once: its role is free.
+ * thread is the only stopper (role_api has one thread) and holds the lock from stop to resume. When the slirp
+ * thread ends (for good), stops succeed at once: its role is free.
  */
 #pragma once
 

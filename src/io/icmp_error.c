@@ -1,19 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-#include "slirp/icmp_error.h"
+#include "io/icmp_error.h"
 
 #include "io/packet.h"
+
+#include "base/bits.h"
 
 #include <string.h>
 
 enum { ETH_SIZE = 14, IPV4_SIZE = 20, IPV6_SIZE = 40, ICMP_SIZE = 8, QUOTED_L4_SIZE = 8 };
 
 static const uint8_t gateway6[16] = {0xfd, [15] = 2};
-
-static void put_u16(uint8_t *p, uint16_t v)
-{
-    p[0] = v >> 8;
-    p[1] = v & 0xff;
-}
 
 static uint32_t unreachable4(uint8_t *out, const uint8_t *ip, uint32_t size, struct in_addr gateway)
 {

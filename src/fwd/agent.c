@@ -1,0 +1,519 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * agent.c - the parent's side
+ *
+ * The stock: up to AGENT_STOCK_MAX sockets per family wait here, so that a new connection costs no round
+ * trip. n (here) + asked (on their way) never exceeds that; below half of it the difference is asked
+ * for. Only a family that is ready is stocked. When the agent sends less than was asked for (descriptors,
+ * memory), or fewer than it sent could be received, asking pauses for HOLD_MS. A request that does not fit
+ * the socket's buffer is made again with the next message or the next socket taken.
+ *
+ * A new list of addresses is collected in `next` and replaces `local` when it is complete.
+ *
+ * The agent is gone when the socket says so or when it breaks a rule of agent_protocol.h. Its socket stays
+ * open until agent_free(), so that its number cannot mean something else to the epoll set meanwhile.
+ */
+#include "fwd/agent.h"
+
+#include "base/bits.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "fwd/agent_protocol.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+enum {
+    MESSAGES_PER_READ = 32, /* what is left wakes the worker again */
+    HOLD_MS = 1000,         /* after less than was asked for */
+    STOCK_SHARE = 32,       /* of the descriptors that this process may have: one part in so many */
+    LOOK_MS = 1000,         /* between requests to look at lo again */
+    END_MS = 1000,          /* for the process to end by itself, then by SIGKILL */
+    END_STEP_NS = 2000000,
+};
+
+struct stock {
+    int fds[AGENT_STOCK_MAX];
+    uint32_t n, asked;
+    int64_t hold_ns; /* no request before */
+    enum agent_reason reason;
+};
+
+struct agent {
+    pid_t pid; /* fixed; not reaped before agent_free(), so the number is its own */
+    int fd;    /* fixed */
+
+    int nft_fd;       /* fixed: a copy of the socket that owns the nft table; -1: there is none */
+    int divert_state; /* fixed: 0 or a negative errno */
+    void (*on_diverted)(void *arg, uint64_t id, int result, int fd); /* fixed before threads start */
+    void *on_diverted_arg;                                           /* ditto */
+
+    bool gone OWNED_BY(role_fwd);
+    int64_t look_ns OWNED_BY(role_fwd); /* no MESSAGE_LOOK before */
+    struct stock stocks[AGENT_FAMILIES] OWNED_BY(role_fwd);
+    uint32_t stock_max; /* fixed: per family; 0: no stock */
+    struct agent_address local[AGENT_ADDRESSES_MAX] OWNED_BY(role_fwd);
+    struct agent_address next[AGENT_ADDRESSES_MAX] OWNED_BY(role_fwd);
+    uint32_t n_local OWNED_BY(role_fwd), n_next OWNED_BY(role_fwd);
+};
+
+/* ---- the end ---- */
+
+static void stocks_close(struct agent *a) RUNS_ON(role_fwd)
+{
+    for (int i = 0; i < AGENT_FAMILIES; i++) {
+        struct stock *s = &a->stocks[i];
+
+        while (s->n > 0)
+            close(s->fds[--s->n]);
+    }
+}
+
+/* What is in the stock is of the guest's namespace, which must not live on because of us. */
+static int gone(struct agent *a) RUNS_ON(role_fwd)
+{
+    stocks_close(a);
+    a->n_local = 0;
+    a->gone = true;
+    return -EPIPE;
+}
+
+/* ---- to the agent ---- */
+
+/* 0, or a negative errno: -EAGAIN means later, everything else will show in agent_read() too. */
+static int send_message(const struct agent *a, const struct agent_message *m)
+{
+    return send(a->fd, m, sizeof(*m), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+}
+
+static void refill(struct agent *a, int index) RUNS_ON(role_fwd)
+{
+    struct stock *s = &a->stocks[index];
+    struct agent_message m = {.type = MESSAGE_WANT_SOCKETS, .family = family_of(index)};
+
+    if (s->reason != AGENT_READY || s->n + s->asked >= (a->stock_max + 1) / 2 ||
+        s->hold_ns > clock_monotonic_ns() || a->stock_max == 0)
+        return;
+    m.count = (uint16_t)(a->stock_max - s->n - s->asked);
+    if (send_message(a, &m) == 0)
+        s->asked += m.count;
+}
+
+/* ---- from the agent ---- */
+
+struct delivery {
+    struct agent_message message;
+    int fds[SOCKETS_PER_MESSAGE];
+    uint32_t n_fds;
+    bool cut; /* there were more, but they could not be received: this process is out of descriptors */
+};
+
+static void delivery_close(struct delivery *d)
+{
+    while (d->n_fds > 0)
+        close(d->fds[--d->n_fds]);
+}
+
+/* 0; -EAGAIN: nothing there; other negative errno: the agent is gone or talks nonsense. */
+static int receive(int fd, struct delivery *d)
+{
+    struct iovec iov = {.iov_base = &d->message, .iov_len = sizeof(d->message)};
+    union {
+        char buffer[CMSG_SPACE(SOCKETS_PER_MESSAGE * sizeof(int))];
+        struct cmsghdr align;
+    } control;
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = control.buffer,
+                         .msg_controllen = sizeof(control.buffer)};
+    ssize_t n;
+
+    do {
+        n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return -errno;
+    d->n_fds = 0;
+    d->cut = (msg.msg_flags & MSG_CTRUNC) != 0;
+    for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg); cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg)) {
+        uint32_t n_fds;
+
+        if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
+            continue;
+        n_fds = (uint32_t)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+        n_fds = min_u32(n_fds, SOCKETS_PER_MESSAGE - d->n_fds); /* the kernel cannot have put more */
+        memcpy(d->fds + d->n_fds, CMSG_DATA(cmsg), n_fds * sizeof(int));
+        d->n_fds += n_fds;
+    }
+    if (n == (ssize_t)sizeof(d->message) && !(msg.msg_flags & MSG_TRUNC))
+        return 0;
+    delivery_close(d);
+    return n == 0 ? -EPIPE : -EPROTO;
+}
+
+static int take_delivery(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
+{
+    const struct agent_message *m = &d->message;
+    int index = family_index(m->family);
+    struct stock *s;
+
+    if (index < 0 || m->count > m->settled || m->count > SOCKETS_PER_MESSAGE)
+        return -EPROTO;
+    s = &a->stocks[index];
+    if (m->settled > s->asked || d->n_fds > m->count || (d->n_fds < m->count && !d->cut))
+        return -EPROTO;
+    s->asked -= m->settled;
+    /* asked + n was within the bound, n_fds <= settled: they fit. */
+    for (uint32_t i = 0; i < d->n_fds; i++)
+        s->fds[s->n++] = d->fds[i];
+    if (d->n_fds < m->settled)
+        s->hold_ns = clock_monotonic_ns() + HOLD_MS * NS_PER_MS;
+    d->n_fds = 0; /* the stock's now */
+    refill(a, index);
+    return 0;
+}
+
+static int take_state(struct agent *a, const struct agent_message *m) RUNS_ON(role_fwd)
+{
+    int index = family_index(m->family);
+
+    if (index < 0 ||
+        (m->result != AGENT_READY && (m->result < AGENT_LO_DOWN || m->result > AGENT_NO_TRANSPARENT)))
+        return -EPROTO;
+    a->stocks[index].reason = (enum agent_reason)m->result;
+    refill(a, index);
+    return 0;
+}
+
+static int take_addresses(struct agent *a, const struct agent_message *m) RUNS_ON(role_fwd)
+{
+    if (m->count > ADDRESSES_PER_MESSAGE || m->first != a->n_next || m->final > 1 ||
+        m->count > AGENT_ADDRESSES_MAX - a->n_next || (!m->final && m->count == 0))
+        return -EPROTO;
+    memcpy(a->next + a->n_next, m->addresses, m->count * sizeof(m->addresses[0]));
+    a->n_next += m->count;
+    if (m->final) {
+        memcpy(a->local, a->next, a->n_next * sizeof(a->next[0]));
+        a->n_local = a->n_next;
+        a->n_next = 0;
+    }
+    return 0;
+}
+
+static int take_diverted(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
+{
+    int result = d->message.result;
+
+    if (result > 0 || !a->on_diverted || d->n_fds > 1)
+        return -EPROTO;
+    if (result == 0 && d->n_fds == 0)
+        result = -EMFILE; /* it could not be received */
+    a->on_diverted(a->on_diverted_arg, d->message.divert.id, result, d->n_fds == 1 ? d->fds[0] : -1);
+    d->n_fds = 0; /* the callee's */
+    return 0;
+}
+
+static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
+{
+    if (d->message.type == MESSAGE_SOCKETS)
+        return take_delivery(a, d);
+    if (d->message.type == MESSAGE_DIVERTED)
+        return take_diverted(a, d);
+    if (d->n_fds > 0)
+        return -EPROTO;
+    switch (d->message.type) {
+    case MESSAGE_STATE:
+        return take_state(a, &d->message);
+    case MESSAGE_ADDRESSES:
+        return take_addresses(a, &d->message);
+    default:
+        return -EPROTO;
+    }
+}
+
+int agent_read(struct agent *a)
+{
+    if (a->gone)
+        return -EPIPE;
+    for (int i = 0; i < MESSAGES_PER_READ; i++) {
+        struct delivery d;
+        int r = receive(a->fd, &d);
+
+        if (r == -EAGAIN)
+            break;
+        if (r == 0) {
+            r = take(a, &d);
+            delivery_close(&d);
+        }
+        if (r < 0)
+            return gone(a);
+    }
+    return 0;
+}
+
+/* ---- questions ---- */
+
+bool agent_is_local(const struct agent *a, const union address *guest)
+{
+    struct agent_address wanted = {.family = guest->sa.sa_family};
+
+    if (guest->sa.sa_family == AF_INET)
+        memcpy(wanted.bytes, &guest->in.sin_addr, sizeof(guest->in.sin_addr));
+    else if (guest->sa.sa_family == AF_INET6)
+        memcpy(wanted.bytes, &guest->in6.sin6_addr, sizeof(guest->in6.sin6_addr));
+    else
+        return false;
+    /* All of 127.0.0.0/8 is lo's, whichever address of it is listed. */
+    if (guest->sa.sa_family == AF_INET && wanted.bytes[0] == 127)
+        return !a->gone;
+    for (uint32_t i = 0; i < a->n_local; i++) {
+        if (memcmp(&a->local[i], &wanted, sizeof(wanted)) == 0)
+            return true;
+    }
+    return false;
+}
+
+enum agent_reason agent_can_reach(struct agent *a, const union address *guest)
+{
+    static const struct agent_message message = {.type = MESSAGE_LOOK};
+    int index = family_index(guest->sa.sa_family);
+    enum agent_reason reason;
+    int64_t now_ns;
+
+    if (a->gone)
+        return AGENT_NO_AGENT;
+    if (index < 0)
+        return AGENT_NOT_LOCAL;
+    reason = a->stocks[index].reason;
+    if (reason == AGENT_LO_DOWN && (now_ns = clock_monotonic_ns()) >= a->look_ns &&
+        send_message(a, &message) == 0)
+        a->look_ns = now_ns + LOOK_MS * NS_PER_MS;
+    if (reason != AGENT_READY)
+        return reason;
+    return agent_is_local(a, guest) ? AGENT_READY : AGENT_NOT_LOCAL;
+}
+
+void agent_on_diverted(struct agent *a, void (*hook)(void *arg, uint64_t id, int result, int fd), void *arg)
+{
+    a->on_diverted = hook;
+    a->on_diverted_arg = arg;
+}
+
+int agent_divert_state(const struct agent *a)
+{
+    return a->divert_state;
+}
+
+int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec)
+{
+    struct agent_message m = {.type = MESSAGE_DIVERT, .divert = {.id = id, .spec = *spec}};
+
+    return a->gone ? -EPIPE : send_message(a, &m);
+}
+
+int agent_undivert(struct agent *a, const struct nft_tuple *tuple)
+{
+    struct agent_message m = {.type = MESSAGE_UNDIVERT, .tuple = *tuple};
+
+    return a->gone ? 0 : send_message(a, &m);
+}
+
+void agent_divert_nested(struct agent *a)
+{
+    static const struct agent_message message = {.type = MESSAGE_NESTED};
+
+    if (!a->gone)
+        (void)send_message(a, &message);
+}
+
+void agent_look(struct agent *a)
+{
+    static const struct agent_message message = {.type = MESSAGE_LOOK};
+    int64_t now_ns = clock_monotonic_ns();
+
+    if (!a->gone && now_ns >= a->look_ns && send_message(a, &message) == 0)
+        a->look_ns = now_ns + LOOK_MS * NS_PER_MS;
+}
+
+enum agent_reason agent_family_state(const struct agent *a, int family)
+{
+    int index = family_index(family);
+
+    return a->gone || index < 0 ? AGENT_NO_AGENT : a->stocks[index].reason;
+}
+
+bool agent_is_gone(const struct agent *a)
+{
+    return a->gone;
+}
+
+int agent_take_socket(struct agent *a, int family)
+{
+    int index = family_index(family), fd = -EAGAIN;
+    struct stock *s;
+
+    if (a->gone)
+        return -EPIPE;
+    if (index < 0)
+        return -EAFNOSUPPORT;
+    s = &a->stocks[index];
+    if (s->n > 0)
+        fd = s->fds[--s->n];
+    refill(a, index);
+    return fd;
+}
+
+int agent_fd(const struct agent *a)
+{
+    return a->fd;
+}
+
+pid_t agent_pid(const struct agent *a)
+{
+    return a->pid;
+}
+
+const char *agent_reason_text(enum agent_reason r)
+{
+    static const char *const texts[] = {
+        [AGENT_READY] = "ready",
+        [AGENT_NO_AGENT] = "there is no agent in the guest's namespaces",
+        [AGENT_NOT_YET] = "the agent in the guest's namespaces has not answered yet",
+        [AGENT_LO_DOWN] = "the guest's lo is down",
+        [AGENT_NO_RULES] = "policy routing is not available in the guest's network namespace",
+        [AGENT_NO_SYSCTL] = "net.ipv4.tcp_fwmark_accept cannot be set in the guest's network namespace",
+        [AGENT_NO_TRANSPARENT] =
+            "IP_TRANSPARENT or SO_MARK is not permitted in the guest's network namespace",
+        [AGENT_NOT_LOCAL] = "guest_addr is not an address of the guest's own namespace",
+    };
+
+    return (unsigned)r < ARRAY_SIZE(texts) ? texts[r] : "unknown";
+}
+
+/* ---- start and end ---- */
+
+/* Waits for the process for at most @ms; true: it has been reaped. */
+static bool reap(pid_t pid, int ms)
+{
+    int64_t end_ns = clock_monotonic_ns() + ms * NS_PER_MS;
+
+    for (;;) {
+        static const struct timespec step = {.tv_nsec = END_STEP_NS};
+        pid_t r = waitpid(pid, NULL, WNOHANG);
+
+        if (r == pid || (r < 0 && errno != EINTR)) /* ECHILD: somebody was faster */
+            return true;
+        if (clock_monotonic_ns() >= end_ns)
+            return false;
+        nanosleep(&step, NULL);
+    }
+}
+
+struct agent *agent_free(struct agent *a) TSA(no_thread_safety_analysis) /* after threads ended */
+{
+    if (!a)
+        return NULL;
+    stocks_close(a);
+    closep(&a->nft_fd);
+    if (a->fd >= 0) {
+        /* Also for copies of the descriptor that some other child has; and it ends a send that waits. */
+        shutdown(a->fd, SHUT_RDWR);
+        close(a->fd);
+    }
+    if (a->pid > 0 && !reap(a->pid, END_MS) && kill(a->pid, SIGKILL) == 0)
+        (void)reap(a->pid, END_MS); /* else stuck in the kernel: not worth hanging for */
+    free(a);
+    return NULL;
+}
+
+static void agent_freep(struct agent **a)
+{
+    agent_free(*a);
+}
+
+/* The agent's first message. 0 or a negative errno with its sentence. */
+static int wait_started(struct agent *a, struct failure *why)
+{
+    struct pollfd p = {.fd = a->fd, .events = POLLIN};
+    struct delivery d;
+    int r;
+
+    do {
+        r = poll(&p, 1, AGENT_START_MS);
+    } while (r < 0 && errno == EINTR);
+    if (r <= 0)
+        return failure(why, r < 0 ? -errno : -ETIMEDOUT, NULL, "the agent does not report");
+    r = receive(a->fd, &d);
+    if (r < 0)
+        return failure(why, r, NULL, "the agent ended without a report");
+    if (d.n_fds == 1 && d.message.type == MESSAGE_STARTED) {
+        a->nft_fd = d.fds[0];
+        d.n_fds = 0;
+    }
+    a->divert_state = d.message.type == MESSAGE_STARTED && a->nft_fd < 0 ? -(int)d.message.count : 0;
+    delivery_close(&d);
+    if (d.message.type != MESSAGE_STARTED || d.message.result > 0)
+        return failure(why, -EPROTO, NULL, "the agent's report");
+    if (d.message.result == 0)
+        return 0;
+    d.message.sentence.what[sizeof(d.message.sentence.what) - 1] = '\0';
+    d.message.sentence.hint[sizeof(d.message.sentence.hint) - 1] = '\0';
+    return failure(why, d.message.result, d.message.sentence.hint, "%s", d.message.sentence.what);
+}
+
+static void agent_init(struct agent *a) TSA(no_thread_safety_analysis) /* before threads start */
+{
+    a->fd = a->nft_fd = -1;
+    for (int i = 0; i < AGENT_FAMILIES; i++)
+        a->stocks[i].reason = AGENT_NOT_YET;
+}
+
+/* A stock must not eat up the descriptors that connections need. */
+static uint32_t stock_size(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur / STOCK_SHARE >= AGENT_STOCK_MAX)
+        return AGENT_STOCK_MAX;
+    return max_u32((uint32_t)limit.rlim_cur / STOCK_SHARE, 1);
+}
+
+int agent_start(struct agent **ret, const struct agent_config *config, struct failure *why)
+{
+    _cleanup_(agent_freep) struct agent *a = calloc(1, sizeof(*a));
+    pid_t parent_pid = getpid();
+    int pair[2] = {-1, -1}, r;
+
+    assert(config->netns_fd >= 0 && config->mark && (config->mark & ~config->mark_mask) == 0 &&
+           config->table);
+    if (!a)
+        return failure(why, -ENOMEM, NULL, "the agent");
+    agent_init(a);
+    a->stock_max = config->stock ? stock_size() : 0;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return failure(why, -errno, "is it forbidden by a seccomp profile?", "the agent's socketpair");
+    /* A seccomp profile may also answer "done" to what it did not do. */
+    if (pair[0] < 0 || pair[1] < 0)
+        return failure(why, -ENOSYS, "a seccomp profile seems to swallow it", "the agent's socketpair");
+    a->pid = fork();
+    if (a->pid == 0) {
+        close(pair[0]);
+        agent_process(pair[1], config, parent_pid);
+    }
+    r = -errno;
+    a->fd = pair[0];
+    close(pair[1]);
+    if (a->pid < 0)
+        return failure(why, r, NULL, "cannot fork the agent");
+    r = wait_started(a, why);
+    if (r < 0)
+        return r;
+    *ret = steal(&a);
+    return 0;
+}

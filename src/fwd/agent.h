@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * agent.h - "nsagent": a small process in the guest's user and network namespaces
+ *
+ * It is forked by main before any thread exists and while main still may enter the namespaces. It makes
+ * sockets there (transparent, marked), installs the policy routing by rtnetlink, and says which addresses are
+ * the guest's own. It never sees payload, opens no file, connects nowhere: it only hands out sockets. It has
+ * a seccomp allow-list, no capability but CAP_NET_ADMIN in the guest's user namespace, and dies with its
+ * parent.
+ *
+ * main and the agent speak fixed-size messages over a SOCK_SEQPACKET pair (agent_protocol.h).
+ */
+#pragma once
+
+#include "base/failure.h"
+#include "base/role.h"
+#include "io/address.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct agent;
+
+struct agent_config {
+    int userns_fd;            /* -1: the caller is in the right user namespace already, or is root */
+    int netns_fd;             /* the guest's; both stay the caller's and are not needed after agent_start() */
+    uint32_t mark, mark_mask; /* of packets that stay inside the guest: e.g. 0x51110000/0xffff0000 */
+    uint32_t table;           /* of the routing table the agent makes */
+    uint32_t rule_priority;   /* first of the AGENT_RULES priorities it uses */
+    struct in_addr gateway;   /* shown to the guest for clients on the host's loopback */
+    struct in6_addr gateway6;
+    bool stock;  /* sockets for forwards are kept at hand */
+    bool divert; /* outbound connections, too: needs nf_tables */
+};
+
+enum { AGENT_RULES = 3 }; /* per family */
+
+enum agent_reason { /* why a family cannot be spliced; agent_reason_text() */
+                    AGENT_READY,
+                    AGENT_NO_AGENT,  /* it is gone, or could not be started */
+                    AGENT_NOT_YET,   /* no answer yet */
+                    AGENT_LO_DOWN,   /* the guest's lo is down: the agent looks again when asked */
+                    AGENT_NO_RULES,  /* policy routing is not permitted or not in this kernel (or IPv6 is off)
+                                      */
+                    AGENT_NO_SYSCTL, /* net.ipv4.tcp_fwmark_accept cannot be set */
+                    AGENT_NO_TRANSPARENT, /* IP_TRANSPARENT or SO_MARK is not permitted */
+                    AGENT_NOT_LOCAL,      /* the family is ready, the address is not one of the guest's own */
+};
+
+/* main, before threads and sandbox: forks, and waits until the process is in the namespaces and sealed (a few
+ * ms; AGENT_START_MS at most). 0 or a negative errno with its sentence; the caller goes on without. */
+int agent_start(struct agent **ret, const struct agent_config *config, struct failure *why);
+/* main, after threads ended: ends and reaps the process. NULL is fine; returns NULL. */
+struct agent *agent_free(struct agent *a);
+/* Its process id, for as long as the struct lives. Whoever counts the users of the guest's network namespace
+ * must leave it out. Any thread. */
+pid_t agent_pid(const struct agent *a);
+
+/* One fwd worker ("the client") owns what follows. */
+
+/* To be watched for EPOLLIN (level-triggered); agent_read() when it is readable. */
+int agent_fd(const struct agent *a);
+/* Reads what the agent has sent: sockets for the stock, addresses, states. 0; -EPIPE: the agent is gone (from
+ * then on every call below answers AGENT_NO_AGENT and agent_fd() must no longer be watched). Never blocks. */
+int agent_read(struct agent *a) RUNS_ON(role_fwd);
+
+/* Is @guest (address only) an address of the guest's own namespace, and can its family be spliced?
+ * AGENT_READY, or why not. AGENT_LO_DOWN makes the agent look again, at most once a second. */
+enum agent_reason agent_can_reach(struct agent *a, const union address *guest) RUNS_ON(role_fwd);
+bool agent_is_local(const struct agent *a, const union address *guest) RUNS_ON(role_fwd);
+
+/* A fresh TCP socket of the guest's network namespace from the stock: non-blocking, close-on-exec,
+ * IP_TRANSPARENT, SO_MARK set; the caller binds and connects it and owns it. -EAGAIN: the stock is empty
+ * (more has been asked for). -EPIPE: the agent is gone. */
+int agent_take_socket(struct agent *a, int family) RUNS_ON(role_fwd);
+
+/* Outbound connections (divert.h). */
+
+struct repair_spec;
+struct nft_tuple;
+
+/* main, before the worker starts: who hears what has become of agent_divert(). @fd is the callee's; @result
+ * is 0 or a negative errno. Called from agent_read(). */
+void agent_on_diverted(struct agent *a, void (*hook)(void *arg, uint64_t id, int result, int fd), void *arg);
+/* Any thread, fixed after the start: can connections be diverted at all? 0, or why not (a negative errno). */
+int agent_divert_state(const struct agent *a);
+/* Makes the socket of repair.h and the element of nft.h for it. 0: the hook will be called with @id, unless
+ * the agent ends before. -EAGAIN: it is too busy. -EPIPE: it is gone. */
+int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec) RUNS_ON(role_fwd);
+/* Takes the element away; there is no answer. -EAGAIN: the agent is too busy, try again later. */
+int agent_undivert(struct agent *a, const struct nft_tuple *tuple) RUNS_ON(role_fwd);
+void agent_divert_nested(struct agent *a) RUNS_ON(role_fwd);
+/* Asks it to look at lo and its rules again, at most once a second. */
+void agent_look(struct agent *a) RUNS_ON(role_fwd);
+bool agent_is_gone(const struct agent *a) RUNS_ON(role_fwd);
+/* Can packets of @family be led to lo? AGENT_READY, or why not. */
+enum agent_reason agent_family_state(const struct agent *a, int family) RUNS_ON(role_fwd);
+
+const char *agent_reason_text(enum agent_reason r); /* static string, any thread */

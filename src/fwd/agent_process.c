@@ -1,0 +1,553 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * agent_process.c - the nsagent itself
+ *
+ * Set-up, in an order that matters: signals and descriptors first (nothing of the parent's is left but the
+ * socket); the user namespace, which gives the capabilities that joining the network namespace needs (EINVAL:
+ * in it already); what has to be opened in the network namespace; then capabilities are dropped; the
+ * parent-death signal after them, because changing credentials clears it (prctl(2)); the filter last.
+ *
+ * It does not become id 0: CAP_NET_ADMIN over the namespace is what the network's sysctls ask for
+ * (net_ctl_permissions()), and with its parent's own id the parent may always signal it. It is not dumpable,
+ * and the memory of a forked process stays the property of the user namespace in which its parent was
+ * executed, so not even root of the guest may ptrace(2) it; killing it only makes flows slower.
+ *
+ * Then one loop: the parent's requests, and notices of the kernel. Notices are only a reason to look at
+ * everything again, COALESCE_MS apart and never for more than a tenth of the time, because the guest may make
+ * as many as it likes. Sending to the parent may wait: there is nothing else to do, and the parent never
+ * waits for us. End of the socket is the orderly end: the rules are removed. A parent that crashed takes us
+ * along by SIGKILL; what is left then is harmless and recognised by the next run.
+ */
+#include "fwd/agent_net.h"
+
+#include "base/bits.h"
+#include "base/clock.h"
+
+#include <cap-ng.h>
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* Sanitizers' runtimes make system calls of their own (mmap of shadow memory, /proc/self/maps, sigaltstack,
+ * personality), and want to say what they found: such a build keeps stderr and has no filter. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+enum {
+    SOCK_FD = 3, /* where descriptors are moved to */
+    USERNS_FD,
+    NETNS_FD,
+    FIRST_FREE_FD,
+    FD_GUESS_MAX = 65536, /* closed one by one where nothing tells which are open */
+    COALESCE_MS = 20,
+    RETRY_MS = 1000, /* after a look that failed */
+};
+
+struct process {
+    struct agent_net net;
+    struct nft *nft;             /* NULL: no outbound connection is diverted */
+    int reasons[AGENT_FAMILIES]; /* last sent; -1: none yet */
+    bool listed;                 /* the first list has been sent */
+    bool look;                   /* something may have changed */
+    int64_t look_ns;             /* not before */
+};
+
+/* ---- messages ---- */
+
+/* 0 or a negative errno, which ends the process; -ETOOMANYREFS: too many descriptors are on their way. */
+static int send_message(const struct agent_message *m, const int *fds, uint32_t n_fds)
+{
+    union {
+        char buffer[CMSG_SPACE(SOCKETS_PER_MESSAGE * sizeof(int))];
+        struct cmsghdr align;
+    } control = {.buffer = {0}};
+    struct iovec iov = {.iov_base = (void *)m, .iov_len = sizeof(*m)};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    ssize_t n;
+
+    if (n_fds > 0) {
+        struct cmsghdr *cmsg;
+
+        msg.msg_control = control.buffer;
+        msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
+        cmsg = CMSG_FIRSTHDR(&msg);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
+        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
+    }
+    do {
+        n = sendmsg(SOCK_FD, &msg, MSG_NOSIGNAL);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : 0;
+}
+
+/* @divert_state: 0 or a negative errno; a positive number fits the message. */
+static int send_started(const struct failure *why, const struct nft *nft, int divert_state)
+{
+    struct agent_message m = {.type = MESSAGE_STARTED, .result = why->code, .count = (uint16_t)-divert_state};
+    int fd = nft ? nft_fd(nft) : -1;
+
+    if (why->code < 0) {
+        memcpy(m.sentence.what, why->what, sizeof(m.sentence.what));
+        memcpy(m.sentence.hint, why->hint, sizeof(m.sentence.hint));
+    }
+    return send_message(&m, &fd, fd >= 0);
+}
+
+static int send_addresses(const struct agent_net *n)
+{
+    uint32_t first = 0;
+
+    do {
+        struct agent_message m = {.type = MESSAGE_ADDRESSES, .first = (uint16_t)first};
+        uint32_t count = min_u32(n->n_addresses - first, ADDRESSES_PER_MESSAGE);
+        int r;
+
+        memcpy(m.addresses, n->addresses + first, count * sizeof(m.addresses[0]));
+        first += count;
+        m.count = (uint16_t)count;
+        m.final = first == n->n_addresses;
+        r = send_message(&m, NULL, 0);
+        if (r < 0)
+            return r;
+    } while (first < n->n_addresses);
+    return 0;
+}
+
+/* ---- work ---- */
+
+/* Looks at everything and says what has changed. A negative errno ends the process. */
+static int look(struct process *p)
+{
+    int64_t begin_ns = clock_monotonic_ns(), pause_ns, now_ns;
+    int lo = agent_net_lo_up(&p->net), r = agent_net_list(&p->net);
+    bool failed = lo < 0 || r < 0;
+
+    if (r > 0 || (r == 0 && !p->listed)) {
+        r = send_addresses(&p->net);
+        if (r < 0)
+            return r;
+        p->listed = true;
+    }
+    for (int index = 0; index < AGENT_FAMILIES && lo >= 0; index++) {
+        struct agent_message m = {.type = MESSAGE_STATE, .family = family_of(index)};
+
+        m.result = (int32_t)(lo ? agent_net_prepare(&p->net, index) : AGENT_LO_DOWN);
+        if (m.result == p->reasons[index])
+            continue;
+        r = send_message(&m, NULL, 0);
+        if (r < 0)
+            return r;
+        p->reasons[index] = m.result;
+    }
+    now_ns = clock_monotonic_ns();
+    pause_ns = failed ? RETRY_MS * NS_PER_MS : COALESCE_MS * NS_PER_MS;
+    if (pause_ns < 10 * (now_ns - begin_ns))
+        pause_ns = 10 * (now_ns - begin_ns);
+    p->look = failed;
+    p->look_ns = now_ns + pause_ns;
+    return 0;
+}
+
+/* The parent's copies are in the message before ours are closed; from then on they are its alone. */
+static int give_sockets(struct process *p, int index, uint32_t n)
+{
+    while (n > 0) {
+        struct agent_message m = {.type = MESSAGE_SOCKETS, .family = family_of(index)};
+        uint32_t batch = min_u32(n, SOCKETS_PER_MESSAGE), made = 0;
+        int fds[SOCKETS_PER_MESSAGE], fd = 0, r;
+
+        while (made < batch && (fd = agent_net_socket(&p->net, index)) >= 0)
+            fds[made++] = fd;
+        if (fd == -EPERM || fd == -EACCES)
+            p->look = true;
+        m.count = (uint16_t)made;
+        m.settled = (uint16_t)(made < batch ? n : batch); /* less than asked for: no more for now */
+        r = send_message(&m, fds, made);
+        for (uint32_t i = 0; i < made; i++)
+            close(fds[i]);
+        if (r == -ETOOMANYREFS) {
+            m.count = 0;
+            m.settled = (uint16_t)n;
+            r = send_message(&m, NULL, 0);
+        }
+        if (r < 0)
+            return r;
+        n -= m.settled;
+    }
+    return 0;
+}
+
+static bool spec_is_sound(const struct repair_spec *s)
+{
+    return s->local.sa.sa_family == s->peer.sa.sa_family && family_index(s->local.sa.sa_family) >= 0;
+}
+
+/* First the element, then the socket: nothing is sent before the guest has its SYN-ACK. */
+static int divert(const struct process *p, const struct agent_message *request)
+{
+    struct agent_message m = {.type = MESSAGE_DIVERTED, .divert = {.id = request->divert.id}};
+    const struct repair_spec *spec = &request->divert.spec;
+    struct nft_tuple tuple = {.source = spec->peer, .destination = spec->local};
+    int fd = -1, r;
+
+    if (!p->nft || !spec_is_sound(spec))
+        return -EPROTO;
+    m.result = nft_add(p->nft, &tuple, 1);
+    if (m.result == 0 && (m.result = repair_connect(spec, &fd)) < 0)
+        (void)nft_remove(p->nft, &tuple, 1);
+    r = send_message(&m, &fd, fd >= 0);
+    if (fd >= 0)
+        close(fd);
+    return r;
+}
+
+/* 0, or a negative errno: the conversation has ended. */
+static int serve(struct process *p)
+{
+    struct agent_message m;
+    ssize_t n = recv(SOCK_FD, &m, sizeof(m), MSG_DONTWAIT | MSG_TRUNC);
+    int index;
+
+    if (n < 0)
+        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+    if (n == 0)
+        return -EPIPE;
+    if (n != (ssize_t)sizeof(m))
+        return -EPROTO;
+    switch (m.type) {
+    case MESSAGE_WANT_SOCKETS:
+        index = family_index(m.family);
+        if (index < 0 || m.count == 0 || m.count > AGENT_STOCK_MAX)
+            return -EPROTO;
+        return give_sockets(p, index, m.count);
+    case MESSAGE_LOOK:
+        p->look = true;
+        return 0;
+    case MESSAGE_DIVERT:
+        return divert(p, &m);
+    case MESSAGE_UNDIVERT:
+        if (!p->nft || m.tuple.source.sa.sa_family != m.tuple.destination.sa.sa_family ||
+            family_index(m.tuple.source.sa.sa_family) < 0)
+            return -EPROTO;
+        (void)nft_remove(p->nft, &m.tuple, 1); /* one that stays does no harm but take room */
+        return 0;
+    case MESSAGE_NESTED:
+        if (p->nft)
+            (void)nft_nested(p->nft, true); /* without conntrack nested connections stay with libslirp */
+        return 0;
+    default:
+        return -EPROTO;
+    }
+}
+
+static void run(struct process *p)
+{
+    int r = 0;
+
+    p->look = true;
+    while (r == 0) {
+        int64_t wait_ns = p->look ? p->look_ns - clock_monotonic_ns() : -1;
+        struct pollfd fds[2] = {
+            {.fd = SOCK_FD, .events = POLLIN},
+            /* Once there is a reason to look, more of them would only wake us. */
+            {.fd = p->look ? -1 : agent_net_fd(&p->net), .events = POLLIN},
+        };
+        int timeout_ms = !p->look ? -1 : wait_ns > 0 ? (int)(wait_ns / NS_PER_MS) + 1 : 0;
+
+        if (poll(fds, ARRAY_SIZE(fds), timeout_ms) < 0) {
+            if (errno != EINTR)
+                break;
+            continue;
+        }
+        if (fds[0].revents)
+            r = serve(p);
+        if (fds[1].revents)
+            p->look = true;
+        if (r == 0 && p->look && clock_monotonic_ns() >= p->look_ns) {
+            agent_net_drain(&p->net); /* before looking: what comes later is a new reason */
+            r = look(p);
+        }
+    }
+    agent_net_remove(&p->net);
+}
+
+/* ---- set-up ---- */
+
+/* Like a new process, except that a terminal, or a service manager that signals everybody, does not end us
+ * before the parent: it may still have use for the agent while it shuts down. */
+static void signals_reset(void)
+{
+    static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE};
+    sigset_t none;
+
+    for (int i = 1; i < NSIG; i++)
+        signal(i, SIG_DFL); /* EINVAL for those that have no other */
+    for (unsigned i = 0; i < ARRAY_SIZE(ignored); i++)
+        signal(ignored[i], SIG_IGN);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* Linux before 5.9, or a seccomp profile as old. */
+static void close_one_by_one(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    struct dirent *entry;
+
+    if (!dir) {
+        for (int fd = FIRST_FREE_FD; fd < FD_GUESS_MAX; fd++)
+            close(fd);
+        return;
+    }
+    while ((entry = readdir(dir))) {
+        int fd = isdigit((unsigned char)entry->d_name[0]) ? (int)strtol(entry->d_name, NULL, 10) : -1;
+
+        if (fd >= FIRST_FREE_FD && fd != dirfd(dir))
+            close(fd);
+    }
+    closedir(dir);
+}
+
+/* Afterwards these are open and nothing else: SOCK_FD, USERNS_FD (if any), NETNS_FD, and /dev/null at 0 to 2
+ * (whatever a library should have to say must not go into a socket). */
+static int descriptors_keep(int sock, const struct agent_config *config, struct failure *why)
+{
+    int fds[] = {[SOCK_FD] = sock, [USERNS_FD] = config->userns_fd, [NETNS_FD] = config->netns_fd}, null_fd;
+
+    /* Out of the way first, so that no move closes one that is still to be moved. */
+    for (int i = SOCK_FD; i < FIRST_FREE_FD; i++) {
+        if (fds[i] >= 0 && (fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, FIRST_FREE_FD)) < 0)
+            return failure(why, -errno, "descriptors may be running out", "the agent's descriptors");
+    }
+    for (int i = SOCK_FD; i < FIRST_FREE_FD; i++) {
+        if (fds[i] < 0)
+            close(i);
+        else if (dup3(fds[i], i, O_CLOEXEC) < 0)
+            return failure(why, -errno, NULL, "the agent's descriptors");
+    }
+    null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int i = 0; i < SOCK_FD - SANITIZED; i++) {
+        if (null_fd < 0 || dup2(null_fd, i) < 0)
+            close(i);
+    }
+    if (syscall(SYS_close_range, FIRST_FREE_FD, ~0U, 0) < 0)
+        close_one_by_one();
+    return 0;
+}
+
+static int namespaces_join(const struct agent_config *config, struct failure *why)
+{
+    int user_error = 0;
+
+    if (config->userns_fd >= 0) {
+        if (setns(USERNS_FD, CLONE_NEWUSER) < 0 && errno != EINVAL) /* EINVAL: in it already */
+            user_error = errno;                                     /* the next step decides */
+        close(USERNS_FD);
+    }
+    if (setns(NETNS_FD, CLONE_NEWNET) < 0)
+        return failure(why, -errno,
+                       user_error        ? "its user namespace could not be joined"
+                       : errno == EPERM  ? "it belongs to a user namespace other than the one joined"
+                       : errno == EINVAL ? "this file is no network namespace"
+                                         : NULL,
+                       "the agent cannot join the guest's network namespace");
+    close(NETNS_FD);
+    return 0;
+}
+
+static int privileges_drop(pid_t parent_pid, struct failure *why)
+{
+    pid_t parent_now;
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return failure(why, -errno, NULL, "the agent's no_new_privs");
+    capng_clear(CAPNG_SELECT_ALL);
+    if (capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, CAP_NET_ADMIN) < 0)
+        return failure(why, -ENOSYS, NULL, "libcap-ng and this kernel");
+    /* Without CAP_SETPCAP the bounding set stays as it is, which matters only to execve(2), and that is
+     * forbidden. */
+    (void)capng_apply(CAPNG_SELECT_BOUNDS);
+    capng_clear(CAPNG_SELECT_ALL);
+    if (capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, CAP_NET_ADMIN) < 0 ||
+        capng_apply(CAPNG_SELECT_CAPS) < 0)
+        return failure(why, -EPERM,
+                       "the user namespace that owns the network namespace was not joined: give a PID, or "
+                       "--userns-path",
+                       "the agent does not have CAP_NET_ADMIN");
+    if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+        return failure(why, -errno, NULL, "the agent's prctl");
+    /* The parent may have ended before that; 0: it is in another PID namespace, and only its end of the
+     * socket will tell. */
+    parent_now = getppid();
+    if (parent_now != parent_pid && parent_now != 0)
+        _exit(EXIT_FAILURE);
+    return 0;
+}
+
+/* 0 or a negative errno. Names that the running libseccomp or the architecture does not have are left out. */
+static int allow(scmp_filter_ctx filter, const char *name, unsigned n_args, const struct scmp_arg_cmp *args)
+{
+    int number = seccomp_syscall_resolve_name(name);
+
+    return number == __NR_SCMP_ERROR ? 0
+                                     : seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, number, n_args, args);
+}
+
+static int filter_fill(scmp_filter_ctx filter)
+{
+    /* What run() does: talk, wait, tell the time, make stream sockets of the two families (in repair mode
+     * bind(2) and connect(2) send nothing), set one sysctl through its open descriptor. What the C library
+     * and the allocator may do meanwhile. */
+    static const char *const names[] = {
+        "poll",
+        "ppoll",
+        "ppoll_time64",
+        "recvfrom",
+        "recvmsg",
+        "sendmsg",
+        "sendto",
+        "close",
+        "setsockopt",
+        "pread64",
+        "pwrite64",
+        "clock_gettime",
+        "exit",
+        "exit_group",
+        "rt_sigreturn",
+        "sigreturn",
+        "restart_syscall",
+        "clock_gettime64",
+        "futex",
+        "futex_time64",
+        "brk",
+        "munmap",
+        "mremap",
+        "madvise",
+        "getcpu",
+        "sched_yield",
+        "bind",
+        "connect",
+        "send",
+        "recv",
+        "getsockopt",
+    };
+    static const char *const mappings[] = {"mmap", "mmap2", "mprotect"}; /* nothing executable */
+    const struct scmp_arg_cmp not_executable = SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0);
+    int r;
+
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        r = allow(filter, names[i], 0, NULL);
+        if (r < 0)
+            return r;
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(mappings); i++) {
+        r = allow(filter, mappings[i], 1, &not_executable);
+        if (r < 0)
+            return r;
+    }
+    for (int index = 0; index < AGENT_FAMILIES; index++) {
+        /* They are ints: the upper half of a register may hold anything. */
+        const struct scmp_arg_cmp args[] = {
+            SCMP_A0(SCMP_CMP_MASKED_EQ, UINT32_MAX, family_of(index)),
+            SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC),
+            SCMP_A2(SCMP_CMP_MASKED_EQ, UINT32_MAX, 0),
+        };
+
+        r = allow(filter, "socket", ARRAY_SIZE(args), args);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* Everything else kills: no file, no other process, no namespace. */
+static int filter_enter(struct failure *why)
+{
+    uint32_t kill_action = SCMP_ACT_KILL_PROCESS;
+    scmp_filter_ctx filter;
+    int r;
+
+    if (SANITIZED)
+        return 0;
+    if (seccomp_api_get() < 3) /* before Linux 4.14 only the offending thread, which is all there is */
+        kill_action = SCMP_ACT_KILL;
+    filter = seccomp_init(kill_action);
+    if (!filter)
+        return failure(why, -ENOMEM, NULL, "the agent's seccomp filter");
+    r = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, kill_action);
+    if (r == 0)
+        r = filter_fill(filter);
+    if (r == 0)
+        r = seccomp_load(filter);
+    seccomp_release(filter);
+    return r < 0 ? failure(why, r, "the kernel must have CONFIG_SECCOMP_FILTER", "the agent's seccomp filter")
+                 : 0;
+}
+
+/* While files may still be opened and modules loaded. Not having it is no failure. */
+static int divert_open(struct process *p, const struct agent_config *config)
+{
+    if (!config->divert)
+        return -ENODEV;
+    (void)repair_wscale(); /* reads a sysctl, and remembers it */
+    return nft_new(&p->nft, config->mark, config->mark_mask);
+}
+
+_Noreturn void agent_process(int sock, const struct agent_config *config, pid_t parent_pid)
+{
+    static struct process process = {.reasons = {-1, -1}, .net = {.sysctl_fd = -1}};
+    static const struct rlimit no_core = {.rlim_cur = 0, .rlim_max = 0};
+    struct failure why = FAILURE_NULL;
+    int divert_state = -ENODEV;
+    int r = descriptors_keep(sock, config, &why);
+
+    if (r < 0)
+        _exit(EXIT_FAILURE); /* there may be no socket to say it through; the parent sees the end */
+    signals_reset();
+    /* None of these four is worth failing for: a name, memory in core files, a terminal's job control, a
+     * directory that cannot be unmounted. */
+    (void)prctl(PR_SET_NAME, "nsagent");
+    (void)setrlimit(RLIMIT_CORE, &no_core);
+    (void)setsid();
+    if (chdir("/") < 0)
+        errno = 0;
+    if ((r = prctl(PR_SET_DUMPABLE, 0)) < 0) /* before the guest can see us */
+        failure(&why, -errno, NULL, "the agent's prctl");
+    if (r == 0 && (r = namespaces_join(config, &why)) == 0)
+        r = agent_net_init(&process.net, config, &why);
+    if (r == 0) {
+        divert_state = divert_open(&process, config);
+        r = privileges_drop(parent_pid, &why);
+    }
+    if (r == 0)
+        r = filter_enter(&why);
+    if (r < 0) {
+        (void)send_started(&why, NULL, 0);
+        _exit(EXIT_FAILURE);
+    }
+    if (send_started(&why, process.nft, divert_state) == 0)
+        run(&process);
+    _exit(EXIT_SUCCESS);
+}

@@ -1,0 +1,801 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * divert.c
+ *
+ * An entry belongs to the first worker (role_fwd). Its states:
+ *
+ *   CONNECTING  a host socket is on its way to the destination      -> BUILDING, SLIRP, gone (refused: RST)
+ *   BUILDING    the agent has been asked for the guest's side       -> OPEN, SLIRP (it could not be had)
+ *   OPEN        SYN-ACK sent, the workers move the bytes            -> LINGER (the flow has ended)
+ *   LINGER      the last packets of the guest may still be on their way to the socket that says goodbye;
+ * after LINGER_MS the set's element is taken away           -> gone; a new SYN ends it at once SLIRP libslirp
+ * has the connection; kept for SLIRP_MS, so that a repeated SYN goes there too   -> gone
+ *
+ * While a connection is CONNECTING or BUILDING the guest's repeated SYNs are swallowed: the answer is on its
+ * way.
+ *
+ * What the slirp thread has to know is one bit per packet: does it belong to a connection whose packets
+ * should not have come over the TAP? keys[] answers that: a table of 64-bit hashes of four-tuples, a line of
+ * eight per bucket, written by the worker and read by the slirp thread without a lock. A hash is keyed, so
+ * that nobody can choose one; two connections with one hash are as likely as a broken checksum. A packet that
+ * is found there (not a SYN) is dropped and counted: it came before the set's element or because the guest's
+ * rules have changed. TCP repeats it; the agent is asked to look after its rules and, the first time, to
+ * divert what containers behind a bridge send.
+ *
+ * SYNs go from the slirp thread to the worker through a queue under a lock, flows' ends from other workers
+ * likewise.
+ *
+ * What is never diverted: destinations on the guest's own network other than the gateway (libslirp's DNS and
+ * other inventions), loopback and unspecified ones, and the gateway under --disable-host-loopback: all that
+ * has rules of its own stays with libslirp, where the rules are.
+ */
+#include "fwd/divert.h"
+
+#include "base/bits.h"
+#include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/counters.h"
+#include "fwd/agent.h"
+#include "fwd/nft.h"
+#include "fwd/repair.h"
+#include "io/icmp_error.h"
+
+#include <errno.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+
+enum {
+    BUCKETS = 2048,
+    PER_BUCKET = 8, /* a cache line of keys */
+    ENTRIES = BUCKETS * PER_BUCKET,
+    QUEUE_MAX = 1024,
+    SYN_SIZE_MAX = 160, /* Ethernet, IPv6 and the longest TCP header */
+    LINGER_MS = 5000,
+    SLIRP_MS = 130000, /* Linux repeats a SYN for 127 s (tcp_syn_retries 6) */
+    SWEEP_MS = 1000,
+    AGENT_BUSY_MS = 5, /* until it may hear more */
+    ETH_SIZE = 14,
+    SYN_ACK_MSS = 65495, /* what lo can take: the TAP's MTU does not matter here */
+};
+
+enum state { STATE_FREE, STATE_CONNECTING, STATE_BUILDING, STATE_OPEN, STATE_LINGER, STATE_SLIRP };
+
+struct syn { /* what the worker gets of a SYN */
+    uint64_t key;
+    uint32_t size;
+    uint8_t frame[SYN_SIZE_MAX];
+};
+
+struct entry {
+    struct flow_user user; /* first: what the flow's owner is given */
+    struct divert *divert;
+    enum state state;
+    uint32_t generation; /* tells a late answer of the agent from the slot's next user */
+    uint64_t key;
+    union address source, destination; /* as in the SYN */
+    int host_fd;                       /* CONNECTING, BUILDING */
+    int64_t until_ns;                  /* LINGER, SLIRP */
+    uint32_t isn;                      /* BUILDING, OPEN: ours */
+    struct repair_spec spec;           /* BUILDING, OPEN */
+    struct syn syn;                    /* CONNECTING, BUILDING, OPEN */
+    struct entry *next_ended;          /* under lock */
+};
+
+struct divert {
+    struct divert_config config; /* fixed before threads start */
+    unsigned lodger;             /* ditto */
+    uint64_t secret[2];          /* ditto */
+
+    /* Written by role_fwd, read by role_slirp. */
+    _Alignas(CACHE_LINE) _Atomic uint64_t keys[ENTRIES];
+    _Atomic uint32_t n_open; /* how many of them are there */
+    _Atomic bool leaked;     /* a packet of an open connection came over the TAP: set by role_slirp */
+
+    struct entry *entries[ENTRIES] OWNED_BY(role_fwd);
+    uint32_t n_waiting OWNED_BY(role_fwd); /* entries in LINGER or SLIRP */
+    uint32_t generation OWNED_BY(role_fwd);
+    int64_t sweep_ns OWNED_BY(role_fwd);
+    bool nested OWNED_BY(role_fwd);
+
+    pthread_mutex_t lock;        /* innermost */
+    struct syn queue[QUEUE_MAX]; /* under lock: a ring */
+    uint32_t first, n;           /* under lock */
+    struct entry *ended;         /* under lock: OPEN entries whose flow has ended */
+};
+
+/* ---- keys ---- */
+
+static uint64_t mix(uint64_t h, uint64_t v)
+{
+    h = (h ^ v) * UINT64_C(0x9e3779b97f4a7c15);
+    return h ^ h >> 32;
+}
+
+static uint64_t key_of(const struct divert *d, const struct packet *p, uint32_t addr_size)
+{
+    uint64_t h = d->secret[0], v;
+
+    for (uint32_t i = 0; i < 2 * addr_size; i += 4) {
+        uint32_t word;
+
+        memcpy(&word, (i < addr_size ? p->src + i : p->dst + i - addr_size), sizeof(word));
+        h = mix(h, word);
+    }
+    v = (uint64_t)p->src_port << 16 | p->dst_port;
+    h = mix(mix(h, v), d->secret[1]);
+    return h ? h : 1; /* 0 is a free place */
+}
+
+static uint32_t bucket_of(uint64_t key)
+{
+    return (uint32_t)(key % BUCKETS) * PER_BUCKET;
+}
+
+static bool is_open(const struct divert *d, uint64_t key)
+{
+    const _Atomic uint64_t *bucket = d->keys + bucket_of(key);
+
+    for (unsigned i = 0; i < PER_BUCKET; i++) {
+        /* Acquire: with the key comes what made it: before it the packet was libslirp's, if only to be reset.
+         */
+        if (atomic_load_explicit(&bucket[i], memory_order_acquire) == key)
+            return true;
+    }
+    return false;
+}
+
+static struct entry **place_of(struct divert *d, uint64_t key) RUNS_ON(role_fwd)
+{
+    struct entry **bucket = d->entries + bucket_of(key);
+
+    for (unsigned i = 0; i < PER_BUCKET; i++) {
+        if (bucket[i] && bucket[i]->key == key)
+            return &bucket[i];
+    }
+    return NULL;
+}
+
+static void publish(struct divert *d, const struct entry *e, bool open) RUNS_ON(role_fwd)
+{
+    struct entry **place = place_of(d, e->key);
+
+    /* Release, pairs with is_open(). */
+    atomic_store_explicit(&d->keys[place - d->entries], open ? e->key : 0, memory_order_release);
+    atomic_fetch_add_explicit(&d->n_open, open ? 1 : UINT32_MAX, memory_order_relaxed); /* a hint */
+    counter_set(COUNTER_divert_open, atomic_load_explicit(&d->n_open, memory_order_relaxed));
+}
+
+/* ---- the slirp thread ---- */
+
+static bool is_divertible(const struct divert_config *c, const struct packet *p, uint32_t addr_size)
+{
+    if (addr_size == 4) {
+        struct in_addr dst, src;
+
+        memcpy(&dst, p->dst, 4);
+        memcpy(&src, p->src, 4);
+        if (dst.s_addr == c->gateway.s_addr)
+            return !c->disable_host_loopback;
+        return (dst.s_addr & c->netmask.s_addr) != c->network.s_addr && !ipv4_is_self(p->dst) &&
+               p->dst[0] < 224 && !ipv4_is_self(p->src);
+    }
+    if (memcmp(p->dst, &c->gateway6, 16) == 0)
+        return !c->disable_host_loopback;
+    /* fd00::/64 is libslirp's; link-local and multicast destinations need a scope. */
+    return memcmp(p->dst, &c->gateway6, 8) != 0 && !ipv6_is_self(p->dst) && p->dst[0] != 0xff &&
+           !(p->dst[0] == 0xfe && (p->dst[1] & 0xc0) == 0x80) &&
+           !IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)(const void *)p->dst) &&
+           !(p->src[0] == 0xfe && (p->src[1] & 0xc0) == 0x80);
+}
+
+bool divert_take(struct divert *d, const struct packet *p)
+{
+    uint32_t addr_size = p->frame[12] == 0x86 ? 16 : 4;
+    bool is_syn = (p->tcp_flags & (PACKET_TCP_SYN | PACKET_TCP_ACK | PACKET_TCP_RST)) == PACKET_TCP_SYN;
+    uint64_t key;
+    bool taken;
+
+    if (!is_syn && atomic_load_explicit(&d->n_open, memory_order_relaxed) == 0) /* a hint; see is_open() */
+        return false;
+    key = key_of(d, p, addr_size);
+    if (!is_syn) {
+        if (!is_open(d, key))
+            return false;
+        counter_add(COUNTER_divert_leaked, 1);
+        /* Relaxed: the notice orders it. */
+        if (!atomic_exchange_explicit(&d->leaked, true, memory_order_relaxed))
+            workers_notify(d->config.workers);
+        return true;
+    }
+    if (p->size > SYN_SIZE_MAX || !is_divertible(&d->config, p, addr_size))
+        return false;
+    pthread_mutex_lock(&d->lock);
+    taken = d->n < QUEUE_MAX;
+    if (taken) {
+        struct syn *s = &d->queue[(d->first + d->n++) % QUEUE_MAX];
+
+        s->key = key;
+        s->size = p->size;
+        memcpy(s->frame, p->frame, p->size);
+    }
+    pthread_mutex_unlock(&d->lock);
+    if (taken)
+        workers_notify(d->config.workers);
+    else
+        counter_add_shared(COUNTER_divert_fallback, 1);
+    return taken;
+}
+
+/* ---- frames for the guest ---- */
+
+/* Ethernet and IP headers of an answer to @p; returns where TCP begins. */
+static uint32_t answer_headers(uint8_t *out, const struct packet *p, uint32_t tcp_size)
+{
+    uint8_t *ip = out + ETH_SIZE;
+    uint16_t sum;
+
+    memcpy(out, p->frame + 6, 6);
+    memcpy(out + 6, p->frame, 6);
+    memcpy(out + 12, p->frame + 12, 2);
+    if (p->frame[12] == 0x86) {
+        memset(ip, 0, 40);
+        ip[0] = 0x60;
+        put_u16(ip + 4, (uint16_t)tcp_size);
+        ip[6] = IPPROTO_TCP;
+        ip[7] = 64;
+        memcpy(ip + 8, p->dst, 16);
+        memcpy(ip + 24, p->src, 16);
+        return ETH_SIZE + 40;
+    }
+    memset(ip, 0, 20);
+    ip[0] = 0x45;
+    put_u16(ip + 2, (uint16_t)(20 + tcp_size));
+    ip[6] = 0x40; /* DF: an identification of 0 is right then (RFC 6864) */
+    ip[8] = 64;
+    ip[9] = IPPROTO_TCP;
+    memcpy(ip + 12, p->dst, 4);
+    memcpy(ip + 16, p->src, 4);
+    sum = checksum_fold(checksum_add(0, ip, 20));
+    memcpy(ip + 10, &sum, 2);
+    return ETH_SIZE + 20;
+}
+
+static void put_u32(uint8_t *p, uint32_t v)
+{
+    put_u16(p, (uint16_t)(v >> 16));
+    put_u16(p + 2, (uint16_t)v);
+}
+
+static uint32_t get_u32(const uint8_t *p)
+{
+    return (uint32_t)get_u16(p) << 16 | get_u16(p + 2);
+}
+
+static void send_answer(const struct divert *d, const struct packet *p, uint8_t flags, uint32_t seq,
+                        uint32_t ack, uint16_t window, const uint8_t *options, uint32_t options_size)
+{
+    uint8_t frame[ETH_SIZE + 40 + 60], *tcp;
+    uint32_t tcp_size = 20 + options_size, at = answer_headers(frame, p, tcp_size), sum;
+    uint32_t addr_size = p->frame[12] == 0x86 ? 16 : 4;
+    uint8_t pseudo[4] = {0, IPPROTO_TCP, (uint8_t)(tcp_size >> 8), (uint8_t)tcp_size};
+    uint16_t folded;
+
+    tcp = frame + at;
+    memset(tcp, 0, 20);
+    put_u16(tcp, p->dst_port);
+    put_u16(tcp + 2, p->src_port);
+    put_u32(tcp + 4, seq);
+    put_u32(tcp + 8, ack);
+    tcp[12] = (uint8_t)(tcp_size / 4 << 4);
+    tcp[13] = flags;
+    put_u16(tcp + 14, window);
+    if (options_size > 0)
+        memcpy(tcp + 20, options, options_size);
+    sum = checksum_add(0, p->dst, addr_size); /* RFC 9293 3.1, RFC 8200 8.1 */
+    sum = checksum_add(sum, p->src, addr_size);
+    sum = checksum_add(sum, pseudo, sizeof(pseudo));
+    folded = checksum_fold(checksum_add(sum, tcp, tcp_size));
+    memcpy(tcp + 16, &folded, 2);
+    d->config.send(d->config.arg, frame, at + tcp_size);
+}
+
+static void send_reset(const struct divert *d, const struct packet *p)
+{
+    send_answer(d, p, PACKET_TCP_RST | PACKET_TCP_ACK, 0, get_u32(p->l4 + 4) + 1, 0, NULL, 0);
+}
+
+static void send_syn_ack(const struct divert *d, const struct entry *e, const struct packet *p)
+{
+    uint8_t options[12] = {2, 4, SYN_ACK_MSS >> 8, SYN_ACK_MSS & 0xff}; /* RFC 9293 3.7.1 */
+    uint32_t size = 4;
+
+    if (e->spec.sack) { /* RFC 2018, two NOPs before it */
+        options[size] = options[size + 1] = 1;
+        options[size + 2] = 4;
+        options[size + 3] = 2;
+        size += 4;
+    }
+    if (e->spec.has_wscale) { /* RFC 7323 2.2, a NOP before it */
+        options[size] = 1;
+        options[size + 1] = 3;
+        options[size + 2] = 3;
+        options[size + 3] = e->spec.wscale;
+        size += 4;
+    }
+    send_answer(d, p, PACKET_TCP_SYN | PACKET_TCP_ACK, e->isn, e->spec.peer_isn + 1, REPAIR_WINDOW, options,
+                size);
+}
+
+/* The options of the guest's SYN. Malformed ones are passed over, as RFC 9293 3.1 allows. */
+static void read_options(struct repair_spec *spec, const struct packet *p)
+{
+    uint32_t end = (uint32_t)(p->l4[12] >> 4) * 4, at = 20;
+
+    spec->mss = p->frame[12] == 0x86 ? 1220 : 536;
+    while (at < end && at < p->l4_size) {
+        const uint8_t *o = p->l4 + at;
+
+        if (o[0] == 0)
+            return;
+        if (o[0] == 1) {
+            at++;
+            continue;
+        }
+        if (at + 1 >= end || o[1] < 2 || at + o[1] > end)
+            return;
+        if (o[0] == 2 && o[1] == 4 && get_u16(o + 2) >= 64)
+            spec->mss = get_u16(o + 2);
+        else if (o[0] == 3 && o[1] == 3) {
+            spec->has_wscale = true;
+            spec->peer_wscale = o[2] > REPAIR_WSCALE_MAX ? REPAIR_WSCALE_MAX : o[2];
+        } else if (o[0] == 4 && o[1] == 2)
+            spec->sack = true;
+        at += o[1];
+    }
+}
+
+/* ---- entries ---- */
+
+static void address_of(union address *ret, const struct packet *p, const uint8_t *addr, uint16_t port)
+{
+    memset(ret, 0, sizeof(*ret));
+    if (p->frame[12] == 0x86) {
+        ret->sa.sa_family = AF_INET6;
+        memcpy(&ret->in6.sin6_addr, addr, 16);
+    } else {
+        ret->sa.sa_family = AF_INET;
+        memcpy(&ret->in.sin_addr, addr, 4);
+    }
+    address_set_port(ret, port);
+}
+
+static void parse_syn(const struct entry *e, struct packet *ret)
+{
+    (void)packet_parse(ret, e->syn.frame, e->syn.size); /* it was good when it came */
+}
+
+/* @id of an entry for epoll and the agent: its place, and whose it was. */
+static uint64_t id_of(const struct divert *d, const struct entry *e) RUNS_ON(role_fwd)
+{
+    struct entry *const *place = place_of((struct divert *)d, e->key);
+
+    return (uint64_t)(e->generation & 0xffffff) << 16 | (uint64_t)(place - d->entries);
+}
+
+static struct entry *entry_by_id(struct divert *d, uint64_t id) RUNS_ON(role_fwd)
+{
+    struct entry *e = d->entries[(id & 0xffff) % ENTRIES];
+
+    return e && (e->generation & 0xffffff) == (id >> 16 & 0xffffff) ? e : NULL;
+}
+
+static void entry_free(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    struct entry **place = place_of(d, e->key);
+
+    if (e->state == STATE_OPEN || e->state == STATE_LINGER)
+        publish(d, e, false);
+    if (e->state == STATE_LINGER || e->state == STATE_SLIRP)
+        d->n_waiting--;
+    closep(&e->host_fd);
+    *place = NULL;
+    free(e);
+}
+
+static void wait_in(struct divert *d, struct entry *e, enum state state, int64_t ms) RUNS_ON(role_fwd)
+{
+    int64_t now_ns = clock_monotonic_ns();
+
+    e->state = state;
+    e->until_ns = now_ns + ms * NS_PER_MS;
+    if (d->n_waiting++ == 0)
+        d->sweep_ns = now_ns + SWEEP_MS * NS_PER_MS;
+}
+
+/* libslirp does it. */
+static void give_to_slirp(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    counter_add_shared(COUNTER_divert_fallback, 1);
+    closep(&e->host_fd);
+    d->config.inject(d->config.arg, e->syn.frame, e->syn.size);
+    wait_in(d, e, STATE_SLIRP, SLIRP_MS);
+}
+
+/* False: the agent is too busy to hear it. */
+static bool undivert(struct divert *d, const struct entry *e) RUNS_ON(role_fwd)
+{
+    struct nft_tuple tuple = {.source = e->source, .destination = e->destination};
+
+    return agent_undivert(workers_agent(d->config.workers), &tuple) != -EAGAIN;
+}
+
+/* ---- connecting ---- */
+
+/* The host's socket for the destination that the guest means. A descriptor, on its way, or a negative errno.
+ */
+static int host_connect(const struct divert *d, const struct entry *e)
+{
+    static const int one = 1;
+    const struct divert_config *c = &d->config;
+    union address to = e->destination;
+    _cleanup_close_ int fd = -1;
+    bool is_gateway = false;
+
+    if (to.sa.sa_family == AF_INET && to.in.sin_addr.s_addr == c->gateway.s_addr) {
+        to.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        is_gateway = true;
+    } else if (to.sa.sa_family == AF_INET6 && memcmp(&to.in6.sin6_addr, &c->gateway6, 16) == 0) {
+        to.in6.sin6_addr = in6addr_loopback;
+        is_gateway = true;
+    }
+    fd = socket(to.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    /* As in libslirp, which binds even what goes to the host's loopback; that could not work. */
+    if (!is_gateway && ((to.sa.sa_family == AF_INET && c->has_outbound) ||
+                        (to.sa.sa_family == AF_INET6 && c->has_outbound6))) {
+        const struct sockaddr *from = to.sa.sa_family == AF_INET ? (const struct sockaddr *)&c->outbound
+                                                                 : (const struct sockaddr *)&c->outbound6;
+
+        (void)setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one)); /* only saves ports */
+        if (bind(fd, from, address_size(&to)) < 0)
+            return -errno;
+    }
+    if (connect(fd, &to.sa, address_size(&to)) < 0 && errno != EINPROGRESS)
+        return -errno;
+    return steal_fd(&fd);
+}
+
+/* The destination cannot be reached, now or after a while. */
+static void connect_failed(struct divert *d, struct entry *e, int error) RUNS_ON(role_fwd)
+{
+    uint8_t frame[ICMP_ERROR_FRAME_MAX];
+    struct packet p;
+    uint32_t size;
+
+    parse_syn(e, &p);
+    switch (error) {
+    case ECONNREFUSED:
+        counter_add_shared(COUNTER_divert_refused, 1);
+        send_reset(d, &p);
+        entry_free(d, e);
+        return;
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+        counter_add_shared(COUNTER_divert_unreachable, 1);
+        size = icmp_error_unreachable(frame, e->syn.frame, e->syn.size, d->config.gateway);
+        if (size > 0)
+            d->config.send(d->config.arg, frame, size);
+        entry_free(d, e);
+        return;
+    case ETIMEDOUT: /* the guest has given up before */
+        entry_free(d, e);
+        return;
+    default: /* descriptors, policy: what libslirp makes of it is what the guest is used to */
+        give_to_slirp(d, e);
+    }
+}
+
+static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    struct packet p;
+
+    parse_syn(e, &p);
+    e->spec = (struct repair_spec){
+        .local = e->destination,
+        .peer = e->source,
+        .peer_isn = get_u32(p.l4 + 4),
+        .window = get_u16(p.l4 + 14),
+        .wscale = repair_wscale(),
+    };
+    read_options(&e->spec, &p);
+    if (getrandom(&e->isn, sizeof(e->isn), GRND_NONBLOCK) != sizeof(e->isn))
+        e->isn = (uint32_t)clock_monotonic_ns();
+    e->spec.isn = e->isn;
+    e->state = STATE_BUILDING;
+    if (agent_divert(workers_agent(d->config.workers), id_of(d, e), &e->spec) < 0)
+        give_to_slirp(d, e);
+}
+
+static void connected(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    socklen_t size = sizeof(int);
+    int error = 0;
+
+    if (getsockopt(e->host_fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
+        error = errno;
+    /* The flow has an epoll entry of its own, on another worker's set maybe. */
+    workers_unwatch(d->config.workers, e->host_fd);
+    if (error != 0)
+        connect_failed(d, e, error);
+    else
+        build(d, e);
+}
+
+static void on_diverted(void *arg, uint64_t id, int result, int fd)
+{
+    struct divert *d = arg;
+    struct entry *e;
+    struct packet p;
+    int host_fd;
+
+    role_assert(&role_fwd);
+    e = entry_by_id(d, id);
+    if (!e || e->state != STATE_BUILDING) { /* cannot be: an entry waits for this answer */
+        closep(&fd);
+        return;
+    }
+    if (result < 0) {
+        give_to_slirp(d, e);
+        return;
+    }
+    host_fd = steal_fd(&e->host_fd);
+    e->state = STATE_OPEN;
+    publish(d, e, true);
+    parse_syn(e, &p);
+    send_syn_ack(d, e, &p); /* before the first byte: a guest that waits for it would drop data */
+    counter_add_shared(COUNTER_divert_flows, 1);
+    if (workers_give(d->config.workers, host_fd, fd, 0, &e->user) < 0) {
+        close(host_fd); /* the worker's queue is full: the guest sees the connection end */
+        close(fd);
+        wait_in(d, e, STATE_LINGER, LINGER_MS);
+    }
+}
+
+/* ---- flows ---- */
+
+static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_error, int host_fd)
+{
+    struct entry *e = (struct entry *)user;
+    struct divert *d = e->divert;
+
+    (void)connect_error;
+    if (end == FLOW_REFUSED) /* it could not be started; the guest's side is closed */
+        close(host_fd);
+    pthread_mutex_lock(&d->lock);
+    e->next_ended = d->ended;
+    d->ended = e;
+    pthread_mutex_unlock(&d->lock);
+    workers_notify(d->config.workers);
+}
+
+static void on_flow_bytes(struct flow_user *user, uint64_t to_guest, uint64_t to_host)
+{
+    (void)user;
+    counter_add_shared(COUNTER_divert_bytes, to_guest + to_host);
+}
+
+static const struct flow_owner flow_owner = {.on_end = on_flow_end, .on_bytes = on_flow_bytes};
+
+/* ---- the worker ---- */
+
+static struct entry *entry_new(struct divert *d, const struct syn *s, const struct packet *p)
+    RUNS_ON(role_fwd)
+{
+    struct entry **bucket = d->entries + bucket_of(s->key), **place = NULL, *e;
+
+    for (unsigned i = 0; i < PER_BUCKET && !place; i++)
+        place = bucket[i] ? NULL : &bucket[i];
+    /* The memory of a connection that libslirp has is worth least. */
+    for (unsigned i = 0; i < PER_BUCKET && !place; i++) {
+        if (bucket[i]->state == STATE_SLIRP) {
+            place = &bucket[i];
+            entry_free(d, bucket[i]);
+        }
+    }
+    e = place ? calloc(1, sizeof(*e)) : NULL;
+    if (!e)
+        return NULL;
+    e->user.owner = &flow_owner;
+    e->divert = d;
+    e->generation = ++d->generation;
+    e->key = s->key;
+    e->host_fd = -1;
+    e->syn = *s;
+    address_of(&e->source, p, p->src, p->src_port);
+    address_of(&e->destination, p, p->dst, p->dst_port);
+    *place = e;
+    return e;
+}
+
+static void start(struct divert *d, const struct syn *s, const struct packet *p) RUNS_ON(role_fwd)
+{
+    struct agent *agent = workers_agent(d->config.workers);
+    struct entry *e = entry_new(d, s, p);
+    int r;
+
+    if (!e || agent_is_gone(agent) || agent_family_state(agent, e->source.sa.sa_family) != AGENT_READY) {
+        if (e) {
+            agent_look(agent);
+            give_to_slirp(d, e);
+            return;
+        }
+        counter_add_shared(COUNTER_divert_fallback, 1);
+        d->config.inject(d->config.arg, s->frame, s->size);
+        return;
+    }
+    e->state = STATE_CONNECTING;
+    e->host_fd = host_connect(d, e);
+    if (e->host_fd < 0) {
+        r = -e->host_fd;
+        e->host_fd = -1;
+        connect_failed(d, e, r);
+        return;
+    }
+    if (workers_watch(d->config.workers, d->lodger, e->host_fd, EPOLLOUT, id_of(d, e)) < 0)
+        give_to_slirp(d, e);
+}
+
+static void handle_syn(struct divert *d, const struct syn *s) RUNS_ON(role_fwd)
+{
+    struct entry **place = place_of(d, s->key), *e = place ? *place : NULL;
+    struct packet p;
+
+    (void)packet_parse(&p, s->frame, s->size);
+    switch (e ? e->state : STATE_FREE) {
+    case STATE_CONNECTING:
+    case STATE_BUILDING:
+        return;
+    case STATE_OPEN:
+        if (get_u32(p.l4 + 4) == e->spec.peer_isn) /* our SYN-ACK was lost */
+            send_syn_ack(d, e, &p);
+        return;
+    case STATE_SLIRP:
+        d->config.inject(d->config.arg, s->frame, s->size);
+        return;
+    case STATE_LINGER: /* the guest uses the port again */
+        if (!undivert(d, e))
+            return; /* the guest repeats its SYN */
+        entry_free(d, e);
+        break;
+    case STATE_FREE:
+        break;
+    }
+    start(d, s, &p);
+}
+
+static void sweep(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd)
+{
+    for (uint32_t i = 0; i < ENTRIES && d->n_waiting > 0; i++) {
+        struct entry *e = d->entries[i];
+
+        if (!e || (e->state != STATE_LINGER && e->state != STATE_SLIRP) || e->until_ns > now_ns)
+            continue;
+        if (e->state == STATE_LINGER && !undivert(d, e)) {
+            d->sweep_ns = now_ns + AGENT_BUSY_MS * NS_PER_MS;
+            return;
+        }
+        entry_free(d, e);
+    }
+    d->sweep_ns = now_ns + SWEEP_MS * NS_PER_MS;
+}
+
+static void take_ended(struct divert *d) RUNS_ON(role_fwd)
+{
+    struct entry *ended;
+
+    pthread_mutex_lock(&d->lock);
+    ended = d->ended;
+    d->ended = NULL;
+    pthread_mutex_unlock(&d->lock);
+    while (ended) {
+        struct entry *e = ended;
+
+        ended = e->next_ended;
+        wait_in(d, e, STATE_LINGER, LINGER_MS);
+    }
+}
+
+static int on_turn(void *arg)
+{
+    struct divert *d = arg;
+    int64_t now_ns;
+
+    role_assert(&role_fwd);
+    for (;;) {
+        struct syn s;
+        bool got;
+
+        pthread_mutex_lock(&d->lock);
+        got = d->n > 0;
+        if (got) {
+            s = d->queue[d->first];
+            d->first = (d->first + 1) % QUEUE_MAX;
+            d->n--;
+        }
+        pthread_mutex_unlock(&d->lock);
+        if (!got)
+            break;
+        handle_syn(d, &s);
+    }
+    take_ended(d);
+    if (atomic_exchange_explicit(&d->leaked, false, memory_order_relaxed)) { /* see divert_take() */
+        struct agent *agent = workers_agent(d->config.workers);
+
+        agent_look(agent);
+        if (!d->nested)
+            agent_divert_nested(agent);
+        d->nested = true;
+    }
+    if (d->n_waiting == 0)
+        return -1;
+    now_ns = clock_monotonic_ns();
+    if (now_ns >= d->sweep_ns)
+        sweep(d, now_ns);
+    return d->n_waiting == 0 ? -1 : (int)((d->sweep_ns - now_ns) / NS_PER_MS) + 1;
+}
+
+static void on_event(void *arg, uint64_t value, uint32_t events)
+{
+    struct divert *d = arg;
+    struct entry *e;
+
+    role_assert(&role_fwd);
+    (void)events;
+    e = entry_by_id(d, value);
+    if (e && e->state == STATE_CONNECTING)
+        connected(d, e);
+}
+
+/* ---- life cycle ---- */
+
+int divert_new(struct divert **ret, const struct divert_config *config, struct failure *why)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    struct divert *d = aligned_alloc(CACHE_LINE, (sizeof(*d) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+
+    if (!d)
+        return failure(why, -ENOMEM, NULL, "cannot allocate the table of diverted connections");
+    memset(d, 0, sizeof(*d));
+    d->config = *config;
+    if (getrandom(d->secret, sizeof(d->secret), 0) != sizeof(d->secret)) {
+        free(d);
+        return failure(why, -errno, NULL, "getrandom");
+    }
+    pthread_mutex_init(&d->lock, NULL);
+    (void)repair_wscale(); /* remembered before the sandbox hides /proc */
+    d->lodger =
+        workers_lodge(config->workers, &(struct lodger){.arg = d, .on_event = on_event, .on_turn = on_turn});
+    agent_on_diverted(workers_agent(config->workers), on_diverted, d);
+    *ret = d;
+    return 0;
+}
+
+struct divert *divert_free(struct divert *d) TSA(no_thread_safety_analysis) /* after threads ended */
+{
+    if (!d)
+        return NULL;
+    for (uint32_t i = 0; i < ENTRIES; i++) {
+        if (d->entries[i])
+            closep(&d->entries[i]->host_fd);
+        free(d->entries[i]);
+    }
+    pthread_mutex_destroy(&d->lock);
+    free(d);
+    return NULL;
+}

@@ -1,0 +1,776 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * flow.c
+ *
+ * The two directions of a flow are independent machines that share their sockets. Each moves bytes from its
+ * source into a pipe and from there into its target:
+ *
+ *   EMPTY    no pipe. The source had nothing; its next EPOLLIN, EPOLLRDHUP, EPOLLPRI or EPOLLHUP leads on.
+ *   QUEUED   no pipe, in flows.queue. The source may have more, but the turn's share is used up;
+ * flows_turn(). STARVED  no pipe, in flows.starved. None could be had; flows_turn(), once there is one or
+ * after FLOW_PIPE_RETRY_MS. FULL     a pipe with `held` > 0 bytes. The target takes no more; its next
+ * EPOLLOUT leads on. SHUT     no pipe, for good: the source has ended, its last byte is with the target, and
+ * the target knows.
+ *
+ * advance() runs a direction until one of these is reached; settle() enters it and is the only place that
+ * does, save for the end of a flow. When both directions are SHUT the flow is over.
+ *
+ * A pipe is only filled when it is empty. This costs nothing, since one call takes all that the socket has
+ * (up to the pipe's size); it bounds what a flow can hold; it makes EAGAIN unambiguous: the source is empty,
+ * never the pipe full (a pipe is full by slots, which may hold a few bytes each); and the end of the source
+ * cannot overtake bytes before it.
+ *
+ * What the kernel promises:
+ *  - Edge-triggered events (epoll(7)): each socket is added once, for everything; EPOLLIN comes again after
+ * the socket was emptied, EPOLLOUT after a write was cut short. So directions run until EAGAIN. One exception
+ *    saves a call for each small message: a read of fewer bytes than the pipe has slots was not limited by
+ * the pipe, so it took everything, and what comes later is an event of its own (this includes a FIN, unless
+ * it has been seen already).
+ *  - tcp_reset() sets sk_err, so EPOLLERR comes, whatever the flow waits for. It implies EPOLLRDHUP and
+ * EPOLLHUP: EPOLLRDHUP is a FIN only without EPOLLERR. EPOLLHUP alone means that both ends are shut: no
+ * error, there may be bytes to read. Bytes received before a reset can still be read, then the error is
+ * reported, once; after that, reading looks like an orderly end. So SO_ERROR is asked first, and an error
+ * ends the flow.
+ *  - Where a reset does not matter: the source's FIN was seen, so all of its bytes are here, and the other
+ *    direction is SHUT. This is how a peer that has closed long ago answers our FIN. What is left is
+ * delivered.
+ *  - splice(2) does not pass the mark of urgent data: it reports EAGAIN, or after a FIN even the end, with
+ * bytes still unread. recv(2) with SO_OOBINLINE does pass, so read_past_mark() takes over there, and confirms
+ * each end. Urgent bytes travel inline (RFC 6093).
+ *
+ * Reset: when a side fails, what was received from it and can be passed on at once is; then the other side is
+ * closed with SO_LINGER 0. A pipe with bytes in it is closed.
+ *
+ * Life of a slot: flow_end() takes the flow from every list and both sockets from the epoll set (explicitly:
+ * the agent may still hold a copy of the guest's, which would keep it there), then closes them. What may
+ * still name the slot are events of the batch being worked on. So the slot is DEAD, which ignores events,
+ * until flows_turn(), which comes after them.
+ *
+ * Not done: SO_RCVLOWAT against a wake-up for each segment. A threshold holds back the last bytes of a burst,
+ * so each one would need a timer; and a worker under load finds several segments per wake-up anyway.
+ */
+#include "fwd/flow.h"
+
+#include "base/bits.h"
+#include "base/clock.h"
+#include "fwd/pipes.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum {
+    DIRECTION_TURN_BYTES = FLOW_TURN_BYTES / 2,
+    CHUNK_FLOWS = 64, /* the slab grows by these */
+    COPY_BYTES = 512, /* past an urgent mark; less than a pipe's slot, so writing it cannot fail */
+    INDEX_SHIFT = 1,  /* of the event data */
+};
+
+static const uint32_t SOCKET_EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
+static const uint32_t SOURCE_EVENTS = EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLHUP | EPOLLERR;
+static const uint32_t TARGET_EVENTS = EPOLLOUT | EPOLLHUP | EPOLLERR;
+static const unsigned SPLICE_FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK;
+
+#define container_of(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
+
+/* ---- lists: circular, a link that is in none points at itself ---- */
+
+struct link {
+    struct link *next, *previous;
+};
+
+static void link_init(struct link *l)
+{
+    l->next = l->previous = l;
+}
+
+static bool link_is_alone(const struct link *l)
+{
+    return l->next == l;
+}
+
+static void link_take_out(struct link *l)
+{
+    l->next->previous = l->previous;
+    l->previous->next = l->next;
+    link_init(l);
+}
+
+static void link_insert_before(struct link *where, struct link *l)
+{
+    l->next = where;
+    l->previous = where->previous;
+    where->previous->next = l;
+    where->previous = l;
+}
+
+/* Everything in @from, in its order, to the end of @to. */
+static void link_append_all(struct link *to, struct link *from)
+{
+    if (link_is_alone(from))
+        return;
+    from->next->previous = to->previous;
+    to->previous->next = from->next;
+    from->previous->next = to;
+    to->previous = from->previous;
+    link_init(from);
+}
+
+/* ---- what there is ---- */
+
+enum side { HOST, GUEST };
+
+enum direction_state {
+    DIRECTION_EMPTY,
+    DIRECTION_QUEUED,
+    DIRECTION_STARVED,
+    DIRECTION_FULL,
+    DIRECTION_SHUT,
+};
+
+struct direction {
+    struct link link; /* QUEUED: flows.queue; STARVED: flows.starved */
+    struct pipe pipe; /* FULL, and inside advance() */
+    uint32_t held;    /* bytes in the pipe */
+    uint32_t moved;   /* bytes read in turn number `turn` */
+    uint32_t turn;
+    uint8_t source;   /* enum side: which element of flow.direction this is */
+    uint8_t state;    /* enum direction_state */
+    bool source_fin;  /* all that the source will ever send is here */
+    bool source_mark; /* there may be urgent data */
+};
+
+enum flow_state {
+    FLOW_STATE_FREE,       /* in flows.free */
+    FLOW_STATE_CONNECTING, /* fd[GUEST] is; directions are EMPTY; in flows.connecting if there is a deadline
+                            */
+    FLOW_STATE_OPEN,
+    FLOW_STATE_DEAD, /* in flows.dead until the next flows_turn() */
+};
+
+struct flow {
+    struct direction direction[2]; /* by source */
+    int fd[2];                     /* by side */
+    uint32_t index;
+    uint8_t state;          /* enum flow_state */
+    struct link link;       /* FREE, CONNECTING, DEAD: see there */
+    struct link changed;    /* in flows.changed: bytes have moved that on_bytes has not heard of */
+    uint64_t unreported[2]; /* by source */
+    int64_t deadline_ns;    /* CONNECTING */
+    void *user;
+};
+
+struct flows {
+    struct flows_config config; /* fixed */
+    struct pipes pipes;
+    struct link queue, starved; /* of struct direction */
+    struct link connecting;     /* of struct flow, by deadline */
+    struct link free, dead, changed;
+    int64_t starved_retry_ns; /* while somebody is starved */
+    uint32_t turn;            /* number of the present one */
+    uint32_t n_flows, n_slots, n_chunks_max;
+    struct flow *chunks[];
+};
+
+static struct flow *flow_of(struct direction *d)
+{
+    return container_of(d - d->source, struct flow, direction[0]);
+}
+
+static int source_fd(struct direction *d)
+{
+    return flow_of(d)->fd[d->source];
+}
+
+static int target_fd(struct direction *d)
+{
+    return flow_of(d)->fd[!d->source];
+}
+
+/* ---- the table ---- */
+
+static struct flow *flow_at(struct flows *f, uint32_t index)
+{
+    return index < f->n_slots ? &f->chunks[index / CHUNK_FLOWS][index % CHUNK_FLOWS] : NULL;
+}
+
+static int table_grow(struct flows *f)
+{
+    uint32_t n = min_u32(CHUNK_FLOWS, f->config.flows_max - f->n_slots);
+    struct flow *chunk;
+
+    if (n == 0)
+        return -ENOSPC;
+    chunk = calloc(n, sizeof(*chunk));
+    if (!chunk)
+        return -ENOMEM;
+    f->chunks[f->n_slots / CHUNK_FLOWS] = chunk;
+    for (uint32_t i = 0; i < n; i++) {
+        chunk[i].index = f->n_slots + i;
+        link_insert_before(&f->free, &chunk[i].link);
+    }
+    f->n_slots += n;
+    return 0;
+}
+
+/* The slot is not reserved by this: it stays first in flows.free until it is taken out. */
+static int table_peek(struct flows *f, struct flow **ret)
+{
+    int r = link_is_alone(&f->free) ? table_grow(f) : 0;
+
+    if (r == 0)
+        *ret = container_of(f->free.next, struct flow, link);
+    return r;
+}
+
+int flows_new(struct flows **ret, const struct flows_config *config)
+{
+    uint32_t n_chunks = (min_u32(config->flows_max, FLOWS_MAX) + CHUNK_FLOWS - 1) / CHUNK_FLOWS;
+    struct flows *f = calloc(1, offsetof(struct flows, chunks[n_chunks]));
+    int r;
+
+    assert((uint32_t)config->tag_base == 0);
+    if (!f)
+        return -ENOMEM;
+    f->config = *config;
+    f->config.flows_max = min_u32(config->flows_max, FLOWS_MAX);
+    f->n_chunks_max = n_chunks;
+    link_init(&f->queue);
+    link_init(&f->starved);
+    link_init(&f->connecting);
+    link_init(&f->free);
+    link_init(&f->dead);
+    link_init(&f->changed);
+    r = pipes_init(&f->pipes, config->pipe_size, config->pipes_max);
+    if (r < 0) {
+        free(f);
+        return r;
+    }
+    *ret = f;
+    return 0;
+}
+
+/* ---- the end of a flow ---- */
+
+static void report_bytes(struct flows *f, struct flow *flow)
+{
+    uint64_t to_guest = flow->unreported[HOST], to_host = flow->unreported[GUEST];
+
+    link_take_out(&flow->changed);
+    flow->unreported[HOST] = flow->unreported[GUEST] = 0;
+    if (to_guest > 0 || to_host > 0)
+        f->config.on_bytes(f->config.arg, flow->user, to_guest, to_host);
+}
+
+static void close_socket(struct flows *f, int fd, bool reset)
+{
+    static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+
+    (void)epoll_ctl(f->config.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+    if (reset)
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    close(fd);
+}
+
+/* Nobody can reach the flow afterwards. Its descriptors are still open. */
+static void flow_bury(struct flows *f, struct flow *flow)
+{
+    for (int i = 0; i < 2; i++) {
+        struct direction *d = &flow->direction[i];
+
+        link_take_out(&d->link);
+        if (d->pipe.read_fd >= 0)
+            pipes_drop(&f->pipes, &d->pipe);
+        d->state = DIRECTION_SHUT;
+    }
+    link_take_out(&flow->link);
+    link_insert_before(&f->dead, &flow->link);
+    flow->state = FLOW_STATE_DEAD;
+    f->n_flows--;
+}
+
+static void flow_end(struct flows *f, struct flow *flow, enum flow_end end, int connect_error)
+{
+    bool refused = end == FLOW_REFUSED;
+
+    report_bytes(f, flow);
+    flow_bury(f, flow);
+    close_socket(f, flow->fd[GUEST], end == FLOW_RESET);
+    if (refused)
+        (void)epoll_ctl(f->config.epoll_fd, EPOLL_CTL_DEL, flow->fd[HOST], NULL);
+    else
+        close_socket(f, flow->fd[HOST], end == FLOW_RESET);
+    f->config.on_end(f->config.arg, flow->user, end, connect_error, refused ? flow->fd[HOST] : -1);
+}
+
+struct flows *flows_free(struct flows *f)
+{
+    if (!f)
+        return NULL;
+    for (uint32_t i = 0; i < f->n_slots; i++) {
+        struct flow *flow = flow_at(f, i);
+
+        if (flow->state != FLOW_STATE_CONNECTING && flow->state != FLOW_STATE_OPEN)
+            continue;
+        flow_bury(f, flow);
+        close_socket(f, flow->fd[GUEST], true);
+        close_socket(f, flow->fd[HOST], true);
+    }
+    for (uint32_t i = 0; i < f->n_chunks_max; i++)
+        free(f->chunks[i]);
+    pipes_deinit(&f->pipes);
+    free(f);
+    return NULL;
+}
+
+/* ---- moving bytes ---- */
+
+enum progress {
+    PROGRESS_EMPTY,   /* the source has nothing; no pipe */
+    PROGRESS_SHARE,   /* the turn's share is used up; no pipe */
+    PROGRESS_NO_PIPE, /* none to be had */
+    PROGRESS_FULL,    /* the target takes nothing; `held` bytes are in the pipe */
+    PROGRESS_END,     /* of the source; no pipe */
+    PROGRESS_SOURCE_FAILED,
+    PROGRESS_TARGET_FAILED, /* the pipe may have bytes in it */
+};
+
+/* Takes over where splice(2) does not get on, at an urgent mark. Bytes in the pipe; 0: the source has ended;
+ * a negative errno. */
+static ssize_t read_past_mark(struct direction *d)
+{
+    uint8_t copy[COPY_BYTES];
+    ssize_t n = recv(source_fd(d), copy, sizeof(copy), MSG_DONTWAIT);
+
+    if (n < 0)
+        return -errno;
+    if (n > 0 && write(d->pipe.write_fd, copy, (size_t)n) != n)
+        return -EIO; /* the pipe was empty */
+    return n;
+}
+
+/* As read_past_mark(); *@ret_all: there was no more than that. */
+static ssize_t fill_pipe(struct flows *f, struct direction *d, bool *ret_all)
+{
+    uint32_t size = min_u32(d->pipe.size, DIRECTION_TURN_BYTES - d->moved);
+    ssize_t n;
+
+    do
+        n = splice(source_fd(d), NULL, d->pipe.write_fd, NULL, size, SPLICE_FLAGS);
+    while (n < 0 && errno == EINTR);
+    *ret_all = n > 0 && n < (ssize_t)(d->pipe.size / f->pipes.page_size) && n < (ssize_t)size &&
+               !d->source_fin && !d->source_mark;
+    if (n > 0)
+        return n;
+    if (n < 0 && (errno != EAGAIN || !d->source_mark))
+        return -errno;
+    n = read_past_mark(d);
+    if (n == -EAGAIN)
+        d->source_mark = false;
+    return n;
+}
+
+static void count_bytes(struct flows *f, struct direction *d, uint32_t n)
+{
+    struct flow *flow = flow_of(d);
+
+    flow->unreported[d->source] += n;
+    if (link_is_alone(&flow->changed))
+        link_insert_before(&f->changed, &flow->changed);
+}
+
+/* PROGRESS_EMPTY: the pipe is empty now. */
+static enum progress empty_pipe(struct flows *f, struct direction *d)
+{
+    while (d->held > 0) {
+        ssize_t n = splice(d->pipe.read_fd, NULL, target_fd(d), NULL, d->held, SPLICE_FLAGS);
+
+        if (n > 0) {
+            d->held -= (uint32_t)n;
+            count_bytes(f, d, (uint32_t)n);
+        } else if (n < 0 && errno == EAGAIN) {
+            return PROGRESS_FULL;
+        } else if (n == 0 || errno != EINTR) {
+            return PROGRESS_TARGET_FAILED;
+        }
+    }
+    return PROGRESS_EMPTY;
+}
+
+static enum progress advance_with_pipe(struct flows *f, struct direction *d)
+{
+    bool all = false;
+
+    for (;;) {
+        enum progress p = empty_pipe(f, d);
+        ssize_t n;
+
+        if (p != PROGRESS_EMPTY || all)
+            return p;
+        if (d->moved >= DIRECTION_TURN_BYTES)
+            return PROGRESS_SHARE;
+        n = fill_pipe(f, d, &all);
+        if (n == 0)
+            return PROGRESS_END;
+        if (n < 0)
+            return n == -EAGAIN ? PROGRESS_EMPTY : PROGRESS_SOURCE_FAILED;
+        d->held = (uint32_t)n;
+        d->moved += (uint32_t)n;
+    }
+}
+
+static enum progress advance(struct flows *f, struct direction *d)
+{
+    enum progress p;
+
+    if (d->turn != f->turn) {
+        d->turn = f->turn;
+        d->moved = 0;
+    }
+    if (d->pipe.read_fd < 0) {
+        if (d->moved >= DIRECTION_TURN_BYTES)
+            return PROGRESS_SHARE;
+        if (pipes_take(&f->pipes, &d->pipe) < 0)
+            return PROGRESS_NO_PIPE;
+    }
+    p = advance_with_pipe(f, d);
+    if (d->held == 0)
+        pipes_give(&f->pipes, &d->pipe);
+    return p;
+}
+
+/* @failed is dead: the other side gets what can be passed on at once, then a reset. */
+static void flow_fail(struct flows *f, struct flow *flow, enum side failed)
+{
+    struct direction *d = &flow->direction[failed];
+
+    if (d->state != DIRECTION_SHUT) {
+        d->moved = 0; /* one share, whatever it had */
+        (void)advance(f, d);
+    }
+    flow_end(f, flow, FLOW_RESET, 0);
+}
+
+static void settle(struct flows *f, struct direction *d, enum direction_state state)
+{
+    assert((state == DIRECTION_FULL) == (d->pipe.read_fd >= 0));
+    assert((state == DIRECTION_FULL) == (d->held > 0));
+    link_take_out(&d->link);
+    d->state = state;
+    if (state == DIRECTION_QUEUED) {
+        link_insert_before(&f->queue, &d->link);
+    } else if (state == DIRECTION_STARVED) {
+        if (link_is_alone(&f->starved))
+            f->starved_retry_ns = clock_monotonic_ns() + FLOW_PIPE_RETRY_MS * NS_PER_MS;
+        link_insert_before(&f->starved, &d->link);
+    }
+}
+
+/* The flow may be over afterwards. */
+static void run(struct flows *f, struct direction *d)
+{
+    struct flow *flow = flow_of(d);
+
+    switch (advance(f, d)) {
+    case PROGRESS_EMPTY:
+        settle(f, d, DIRECTION_EMPTY);
+        break;
+    case PROGRESS_SHARE:
+        settle(f, d, DIRECTION_QUEUED);
+        break;
+    case PROGRESS_NO_PIPE:
+        settle(f, d, DIRECTION_STARVED);
+        break;
+    case PROGRESS_FULL:
+        settle(f, d, DIRECTION_FULL);
+        break;
+    case PROGRESS_END:
+        settle(f, d, DIRECTION_SHUT);
+        if (shutdown(target_fd(d), SHUT_WR) < 0)
+            flow_fail(f, flow, !d->source); /* ENOTCONN: it was reset meanwhile */
+        else if (flow->direction[!d->source].state == DIRECTION_SHUT)
+            flow_end(f, flow, FLOW_CLOSED, 0);
+        break;
+    case PROGRESS_SOURCE_FAILED:
+        flow_fail(f, flow, d->source);
+        break;
+    case PROGRESS_TARGET_FAILED:
+        flow_fail(f, flow, !d->source);
+        break;
+    }
+}
+
+/* ---- starting ---- */
+
+static bool is_connected(int fd)
+{
+    struct sockaddr_storage peer;
+    socklen_t length = sizeof(peer);
+
+    return getpeername(fd, (struct sockaddr *)&peer, &length) == 0;
+}
+
+static int socket_error(int fd)
+{
+    int error = 0;
+    socklen_t length = sizeof(error);
+
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &length) < 0 ? errno : error;
+}
+
+static int watch(struct flows *f, struct flow *flow, enum side side, int fd)
+{
+    struct epoll_event event = {
+        .events = SOCKET_EVENTS,
+        .data.u64 = f->config.tag_base | (uint64_t)flow->index << INDEX_SHIFT | side,
+    };
+
+    return epoll_ctl(f->config.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+static void flow_open(struct flow *flow)
+{
+    static const int one = 1;
+
+    link_take_out(&flow->link);
+    flow->state = FLOW_STATE_OPEN;
+    for (int i = 0; i < 2; i++) {
+        /* The peer's kernel has gathered what it wanted to; failing costs latency only. */
+        (void)setsockopt(flow->fd[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+        (void)setsockopt(flow->fd[i], SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one));
+    }
+}
+
+static void await_connection(struct flows *f, struct flow *flow, uint32_t connect_ms)
+{
+    struct link *where = &f->connecting;
+
+    flow->state = FLOW_STATE_CONNECTING;
+    if (connect_ms == 0)
+        return;
+    flow->deadline_ns = clock_monotonic_ns() + connect_ms * NS_PER_MS;
+    /* Almost always the last: the same patience for all. */
+    while (where->previous != &f->connecting &&
+           container_of(where->previous, struct flow, link)->deadline_ns > flow->deadline_ns)
+        where = where->previous;
+    link_insert_before(where, &flow->link);
+}
+
+static void direction_init(struct direction *d, enum side source)
+{
+    *d = (struct direction){.source = source, .state = DIRECTION_EMPTY, .pipe = PIPE_NULL};
+    link_init(&d->link);
+}
+
+int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, void *user)
+{
+    struct flow *flow;
+    int r = table_peek(f, &flow);
+
+    if (r != 0)
+        return r;
+    /* Without a single pipe nothing would ever move. */
+    if (f->pipes.n_open == 0)
+        r = pipes_reserve(&f->pipes);
+    if (r < 0)
+        return r;
+    r = watch(f, flow, HOST, host_fd);
+    if (r < 0)
+        return r;
+    r = watch(f, flow, GUEST, guest_fd);
+    if (r < 0) {
+        (void)epoll_ctl(f->config.epoll_fd, EPOLL_CTL_DEL, host_fd, NULL);
+        return r;
+    }
+
+    link_take_out(&flow->link);
+    for (int i = 0; i < 2; i++) {
+        direction_init(&flow->direction[i], i);
+        flow->unreported[i] = 0;
+    }
+    link_init(&flow->changed);
+    flow->fd[HOST] = host_fd;
+    flow->fd[GUEST] = guest_fd;
+    flow->user = user;
+    f->n_flows++;
+    /* Adding a socket that is ready is an event: nothing is tried here. */
+    if (is_connected(guest_fd))
+        flow_open(flow);
+    else
+        await_connection(f, flow, connect_ms);
+    return 0;
+}
+
+/* ---- events ---- */
+
+static void event_connecting(struct flows *f, struct flow *flow, enum side side, uint32_t events)
+{
+    int error;
+
+    if (side == HOST) {
+        /* Its bytes, and its FIN, wait until there is somebody to have them. */
+        if (events & EPOLLHUP || (events & EPOLLERR && socket_error(flow->fd[HOST]) != 0))
+            flow_end(f, flow, FLOW_RESET, 0);
+        return;
+    }
+    if (!(events & TARGET_EVENTS))
+        return;
+    error = socket_error(flow->fd[GUEST]);
+    if (error == ECONNRESET || error == EPIPE) { /* was connected, and is gone already */
+        flow_end(f, flow, FLOW_RESET, 0);
+        return;
+    }
+    if (error == 0 && !is_connected(flow->fd[GUEST])) {
+        if (!(events & (EPOLLERR | EPOLLHUP)))
+            return; /* not yet */
+        error = ENOTCONN;
+    }
+    if (error != 0) {
+        flow_end(f, flow, FLOW_REFUSED, error);
+        return;
+    }
+    flow_open(flow);
+    run(f, &flow->direction[HOST]);
+    if (flow->state == FLOW_STATE_OPEN && events & SOURCE_EVENTS)
+        run(f, &flow->direction[GUEST]);
+}
+
+static void event_open(struct flows *f, struct flow *flow, enum side side, uint32_t events)
+{
+    struct direction *from = &flow->direction[side], *to = &flow->direction[!side];
+
+    if (events & EPOLLERR && socket_error(flow->fd[side]) != 0 &&
+        !(from->source_fin && to->state == DIRECTION_SHUT)) {
+        flow_fail(f, flow, side);
+        return;
+    }
+    if (to->state == DIRECTION_FULL && events & TARGET_EVENTS)
+        run(f, to);
+    if (flow->state == FLOW_STATE_OPEN && from->state == DIRECTION_EMPTY && events & SOURCE_EVENTS)
+        run(f, from);
+}
+
+void flows_event(struct flows *f, uint64_t data, uint32_t events)
+{
+    struct flow *flow = flow_at(f, (uint32_t)data >> INDEX_SHIFT);
+    enum side side = data & 1 ? GUEST : HOST;
+
+    if (!flow || (flow->state != FLOW_STATE_CONNECTING && flow->state != FLOW_STATE_OPEN))
+        return; /* ended earlier in this batch */
+    if (events & EPOLLRDHUP && !(events & EPOLLERR))
+        flow->direction[side].source_fin = true;
+    if (events & EPOLLPRI)
+        flow->direction[side].source_mark = true;
+    if (flow->state == FLOW_STATE_CONNECTING)
+        event_connecting(f, flow, side, events);
+    else
+        event_open(f, flow, side, events);
+}
+
+/* ---- turns ---- */
+
+static void free_dead(struct flows *f)
+{
+    while (!link_is_alone(&f->dead)) {
+        struct link *l = f->dead.next;
+
+        link_take_out(l);
+        container_of(l, struct flow, link)->state = FLOW_STATE_FREE;
+        link_insert_before(f->free.next, l); /* the one used last is in the cache */
+    }
+}
+
+static void run_queue(struct flows *f)
+{
+    struct link batch;
+
+    link_init(&batch);
+    link_append_all(&batch, &f->queue);
+    while (!link_is_alone(&batch)) /* a flow's end takes its directions out of here, too */
+        run(f, container_of(batch.next, struct direction, link));
+}
+
+/* In the order of waiting, as long as there are pipes. */
+static void run_starved(struct flows *f)
+{
+    struct link batch;
+    int64_t now_ns;
+
+    if (link_is_alone(&f->starved))
+        return;
+    now_ns = clock_monotonic_ns();
+    link_init(&batch);
+    if (f->pipes.n_idle > 0 || now_ns >= f->starved_retry_ns)
+        link_append_all(&batch, &f->starved);
+    while (!link_is_alone(&batch) && pipes_reserve(&f->pipes) == 0)
+        run(f, container_of(batch.next, struct direction, link));
+    if (link_is_alone(&batch))
+        return;
+    link_append_all(&batch, &f->starved); /* those that are left were first, and stay it */
+    link_append_all(&f->starved, &batch);
+    f->starved_retry_ns = now_ns + FLOW_PIPE_RETRY_MS * NS_PER_MS;
+}
+
+static void end_late_connections(struct flows *f)
+{
+    int64_t now_ns;
+
+    if (link_is_alone(&f->connecting))
+        return;
+    now_ns = clock_monotonic_ns();
+    while (!link_is_alone(&f->connecting)) {
+        struct flow *flow = container_of(f->connecting.next, struct flow, link);
+
+        if (flow->deadline_ns > now_ns)
+            break;
+        flow_end(f, flow, FLOW_REFUSED, ETIMEDOUT);
+    }
+}
+
+static int sleep_ms(struct flows *f)
+{
+    int64_t until_ns = INT64_MAX, left_ns;
+
+    if (!link_is_alone(&f->queue))
+        return 0;
+    if (!link_is_alone(&f->starved))
+        until_ns = f->starved_retry_ns;
+    if (!link_is_alone(&f->connecting)) {
+        struct flow *flow = container_of(f->connecting.next, struct flow, link);
+
+        if (flow->deadline_ns < until_ns)
+            until_ns = flow->deadline_ns;
+    }
+    if (until_ns == INT64_MAX)
+        return -1;
+    if (!link_is_alone(&f->starved) && f->pipes.n_idle > 0)
+        return 0;
+    left_ns = until_ns - clock_monotonic_ns();
+    if (left_ns <= 0)
+        return 0;
+    left_ns = (left_ns + NS_PER_MS - 1) / NS_PER_MS; /* up: not to wake just before */
+    return left_ns < INT32_MAX ? (int)left_ns : INT32_MAX;
+}
+
+int flows_turn(struct flows *f)
+{
+    f->turn++;
+    free_dead(f);
+    run_queue(f);
+    run_starved(f);
+    end_late_connections(f);
+    while (!link_is_alone(&f->changed))
+        report_bytes(f, container_of(f->changed.next, struct flow, changed));
+    return sleep_ms(f);
+}
+
+uint32_t flows_count(const struct flows *f)
+{
+    return f->n_flows;
+}

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * worker.c
+ *
+ * A turn: sleep in epoll_wait(2), hand every event to whom it belongs, start the flows that others have
+ * given, let flows and lodgers do what they put off. The queue of given flows is under a lock of its own,
+ * held for a few instructions; the sleeper is woken by an eventcount (io/wakeup.h).
+ *
+ * The upper 8 bits of an event's data say whose it is (enum tag), the next 8 which lodger's.
+ */
+#include "fwd/worker.h"
+
+#include "base/bits.h"
+#include "base/cleanup.h"
+#include "base/counters.h"
+#include "base/log.h"
+#include "base/thread.h"
+#include "io/wakeup.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+
+enum {
+    EVENTS_MAX = 128,
+    GIVEN_MAX = 1024,
+    TABLE_MAX = 65536,      /* flows of one worker */
+    PIPE_SIZE = 512 * 1024, /* bytes; pipe-user-pages-soft (64 MiB) is for all pipes of a user */
+    PIPES_MAX = 16,         /* idle ones kept by one worker */
+    WORKERS_MAX = 4,
+    CPUS_PER_WORKER = 2,
+    LODGERS_MAX = 2,
+};
+
+enum tag { TAG_FLOWS = 1, TAG_WAKE, TAG_AGENT, TAG_LODGER };
+enum { TAG_SHIFT = 56, LODGER_SHIFT = 48 };
+#define VALUE_MASK ((UINT64_C(1) << LODGER_SHIFT) - 1)
+
+struct given {
+    int host_fd, guest_fd;
+    uint32_t connect_ms;
+    struct flow_user *user;
+};
+
+struct worker {
+    struct workers *group;
+    char name[16];
+    int epoll_fd;
+    struct wakeup wake;
+    pthread_t thread;
+    bool started; /* main's */
+    _Atomic bool turn_wanted;
+    _Atomic uint32_t load; /* flows, roughly */
+
+    struct flows *flows OWNED_BY(role_fwd);
+
+    pthread_mutex_t lock;          /* innermost */
+    struct given given[GIVEN_MAX]; /* under lock */
+    uint32_t n_given;              /* under lock */
+};
+
+struct workers {
+    struct worker *worker[WORKERS_MAX]; /* fixed before threads start, as are the next three */
+    unsigned n;
+    struct lodger lodgers[LODGERS_MAX];
+    unsigned n_lodgers;
+    struct agent *agent; /* the first worker's; NULL: none, or it is gone */
+    _Atomic bool stop;
+};
+
+static unsigned workers_wanted(void)
+{
+    cpu_set_t set;
+    unsigned n =
+        sched_getaffinity(0, sizeof(set), &set) < 0 ? 1 : (unsigned)CPU_COUNT(&set) / CPUS_PER_WORKER;
+
+    return min_u32(max_u32(n, 1), WORKERS_MAX);
+}
+
+static int watch(const struct worker *w, int op, int fd, uint32_t events, uint64_t data)
+{
+    struct epoll_event event = {.events = events, .data.u64 = data};
+
+    return epoll_ctl(w->epoll_fd, op, fd, &event) < 0 ? -errno : 0;
+}
+
+static uint64_t lodger_data(unsigned lodger, uint64_t value)
+{
+    return (uint64_t)TAG_LODGER << TAG_SHIFT | (uint64_t)lodger << LODGER_SHIFT | (value & VALUE_MASK);
+}
+
+int workers_watch(struct workers *w, unsigned lodger, int fd, uint32_t events, uint64_t value)
+{
+    return watch(w->worker[0], EPOLL_CTL_ADD, fd, events, lodger_data(lodger, value));
+}
+
+int workers_rewatch(struct workers *w, unsigned lodger, int fd, uint32_t events, uint64_t value)
+{
+    return watch(w->worker[0], EPOLL_CTL_MOD, fd, events, lodger_data(lodger, value));
+}
+
+void workers_unwatch(struct workers *w, int fd)
+{
+    (void)watch(w->worker[0], EPOLL_CTL_DEL, fd, 0, 0); /* it was there */
+}
+
+/* ---- flows ---- */
+
+static void on_flow_end(void *arg, void *user_arg, enum flow_end end, int connect_error, int host_fd)
+{
+    struct worker *w = arg;
+    struct flow_user *user = user_arg;
+
+    atomic_fetch_sub_explicit(&w->load, 1, memory_order_relaxed); /* a hint */
+    user->owner->on_end(user, end, connect_error, host_fd);
+}
+
+static void on_flow_bytes(void *arg, void *user_arg, uint64_t to_guest, uint64_t to_host)
+{
+    struct flow_user *user = user_arg;
+
+    (void)arg;
+    counter_add_shared(COUNTER_splice_bytes, to_guest + to_host);
+    user->owner->on_bytes(user, to_guest, to_host);
+}
+
+static void notify(struct worker *w)
+{
+    /* Release, pairs with the exchange in start_given(): what was published before is seen in that turn. */
+    atomic_store_explicit(&w->turn_wanted, true, memory_order_release);
+    wakeup_notify(&w->wake);
+}
+
+void workers_notify(struct workers *w)
+{
+    notify(w->worker[0]);
+}
+
+int workers_give(struct workers *w, int host_fd, int guest_fd, uint32_t connect_ms, struct flow_user *user)
+{
+    struct worker *least = w->worker[0];
+    int r = 0;
+
+    for (unsigned i = 1; i < w->n; i++) {
+        if (atomic_load_explicit(&w->worker[i]->load, memory_order_relaxed) < /* a hint */
+            atomic_load_explicit(&least->load, memory_order_relaxed))
+            least = w->worker[i];
+    }
+    pthread_mutex_lock(&least->lock);
+    if (least->n_given == GIVEN_MAX)
+        r = -ENOSPC;
+    else
+        least->given[least->n_given++] = (struct given){host_fd, guest_fd, connect_ms, user};
+    pthread_mutex_unlock(&least->lock);
+    if (r == 0) {
+        atomic_fetch_add_explicit(&least->load, 1, memory_order_relaxed); /* a hint */
+        notify(least);
+    }
+    return r;
+}
+
+static void start_given(struct worker *w) RUNS_ON(role_fwd)
+{
+    /* Acquire, pairs with notify(). */
+    if (!atomic_exchange_explicit(&w->turn_wanted, false, memory_order_acquire))
+        return;
+    for (;;) {
+        struct given g = {0};
+        bool got;
+        int r;
+
+        pthread_mutex_lock(&w->lock);
+        got = w->n_given > 0;
+        if (got)
+            g = w->given[--w->n_given];
+        pthread_mutex_unlock(&w->lock);
+        if (!got)
+            return;
+        r = flow_start(w->flows, g.host_fd, g.guest_fd, g.connect_ms, g.user);
+        if (r < 0) {
+            close(g.guest_fd);
+            on_flow_end(w, g.user, FLOW_REFUSED, -r, g.host_fd);
+        }
+    }
+}
+
+/* ---- the loop ---- */
+
+static void agent_event(struct workers *w) RUNS_ON(role_fwd)
+{
+    if (!w->agent || agent_read(w->agent) == 0)
+        return;
+    (void)watch(w->worker[0], EPOLL_CTL_DEL, agent_fd(w->agent), 0, 0);
+    counter_add_shared(COUNTER_agent_lost, 1);
+    log_warning("the agent in the guest's namespace has ended: new connections take the slower path through "
+                "libslirp");
+}
+
+struct agent *workers_agent(struct workers *w)
+{
+    return w->agent;
+}
+
+static void dispatch(struct worker *w, uint64_t data, uint32_t events) RUNS_ON(role_fwd)
+{
+    const struct lodger *lodger;
+
+    switch ((enum tag)(data >> TAG_SHIFT)) {
+    case TAG_FLOWS:
+        flows_event(w->flows, data, events);
+        break;
+    case TAG_WAKE:
+        wakeup_drain(&w->wake);
+        break;
+    case TAG_AGENT:
+        agent_event(w->group);
+        break;
+    case TAG_LODGER:
+        lodger = &w->group->lodgers[(data >> LODGER_SHIFT) & 0xff];
+        lodger->on_event(lodger->arg, data & VALUE_MASK, events);
+        break;
+    }
+}
+
+static int earlier(int a, int b)
+{
+    if (a < 0 || b < 0)
+        return a < 0 ? b : a;
+    return a < b ? a : b;
+}
+
+static int turn(struct worker *w) RUNS_ON(role_fwd)
+{
+    int sleep_ms;
+
+    start_given(w);
+    sleep_ms = flows_turn(w->flows);
+    if (w != w->group->worker[0])
+        return sleep_ms;
+    for (unsigned i = 0; i < w->group->n_lodgers; i++) {
+        const struct lodger *lodger = &w->group->lodgers[i];
+
+        sleep_ms = earlier(sleep_ms, lodger->on_turn(lodger->arg));
+    }
+    return sleep_ms;
+}
+
+static void run(void *arg)
+{
+    struct worker *w = arg;
+    struct epoll_event events[EVENTS_MAX];
+
+    role_enter(&role_fwd);
+    /* Relaxed: the wake-up that comes with a stop orders it. */
+    while (!atomic_load_explicit(&w->group->stop, memory_order_relaxed)) {
+        int sleep_ms = turn(w), n;
+
+        if (sleep_ms != 0) {
+            wakeup_prepare(&w->wake);
+            /* Relaxed: after the fence in wakeup_prepare(); see io/wakeup.h. */
+            if (atomic_load_explicit(&w->turn_wanted, memory_order_relaxed) ||
+                atomic_load_explicit(&w->group->stop, memory_order_relaxed))
+                sleep_ms = 0;
+        }
+        n = epoll_wait(w->epoll_fd, events, EVENTS_MAX, sleep_ms);
+        wakeup_cancel(&w->wake);
+        if (n < 0 && errno != EINTR) {
+            log_error("%s: epoll_wait: %m; forwards do not work any more", w->name);
+            break;
+        }
+        for (int i = 0; i < n; i++)
+            dispatch(w, events[i].data.u64, events[i].events);
+    }
+    role_leave(&role_fwd);
+}
+
+/* ---- life cycle: main ---- */
+
+static struct worker *worker_free(struct worker *w) TSA(no_thread_safety_analysis) /* after threads ended */
+{
+    if (!w)
+        return NULL;
+    for (uint32_t i = 0; i < w->n_given; i++) {
+        close(w->given[i].guest_fd);
+        close(w->given[i].host_fd);
+    }
+    flows_free(w->flows);
+    closep(&w->epoll_fd);
+    wakeup_deinit(&w->wake);
+    pthread_mutex_destroy(&w->lock);
+    free(w);
+    return NULL;
+}
+
+static int worker_new(struct worker **ret, struct workers *group, unsigned index)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    struct worker *w = calloc(1, sizeof(*w));
+    struct flows_config config = {
+        .tag_base = (uint64_t)TAG_FLOWS << TAG_SHIFT,
+        .flows_max = TABLE_MAX,
+        .pipe_size = PIPE_SIZE,
+        .pipes_max = PIPES_MAX,
+        .arg = w,
+        .on_end = on_flow_end,
+        .on_bytes = on_flow_bytes,
+    };
+    int r;
+
+    if (!w)
+        return -ENOMEM;
+    w->group = group;
+    snprintf(w->name, sizeof(w->name), "fwd-%u", index);
+    w->wake = (struct wakeup)WAKEUP_NULL;
+    pthread_mutex_init(&w->lock, NULL);
+    w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    r = w->epoll_fd < 0 ? -errno : wakeup_init(&w->wake);
+    if (r == 0)
+        r = watch(w, EPOLL_CTL_ADD, w->wake.fd, EPOLLIN, (uint64_t)TAG_WAKE << TAG_SHIFT);
+    if (r == 0) {
+        config.epoll_fd = w->epoll_fd;
+        r = flows_new(&w->flows, &config);
+    }
+    if (r < 0)
+        w = worker_free(w);
+    *ret = w;
+    return r;
+}
+
+int workers_new(struct workers **ret, struct agent *agent, struct failure *why)
+{
+    struct workers *w = calloc(1, sizeof(*w));
+    unsigned n = agent ? workers_wanted() : 1; /* without an agent nothing is spliced */
+    int r = 0;
+
+    if (!w)
+        return failure(why, -ENOMEM, NULL, "cannot allocate the forwarding workers");
+    w->agent = agent;
+    for (; w->n < n && r == 0; w->n += r == 0)
+        r = worker_new(&w->worker[w->n], w, w->n);
+    if (r == 0 && agent)
+        r = watch(w->worker[0], EPOLL_CTL_ADD, agent_fd(agent), EPOLLIN, (uint64_t)TAG_AGENT << TAG_SHIFT);
+    if (r < 0) {
+        workers_free(w);
+        return failure(why, r, "raise RLIMIT_NOFILE", "cannot make the forwarding workers");
+    }
+    *ret = w;
+    return 0;
+}
+
+unsigned workers_lodge(struct workers *w, const struct lodger *lodger)
+{
+    w->lodgers[w->n_lodgers] = *lodger;
+    return w->n_lodgers++;
+}
+
+int workers_start(struct workers *w, struct failure *why)
+{
+    for (unsigned i = 0; i < w->n; i++) {
+        struct thread_start start = {.name = w->worker[i]->name, .run = run, .arg = w->worker[i]};
+        int r = thread_spawn(&w->worker[i]->thread, &start);
+
+        if (r < 0) {
+            workers_stop(w);
+            return failure(why, r, "raise RLIMIT_NPROC", "cannot start a forwarding thread");
+        }
+        w->worker[i]->started = true;
+    }
+    return 0;
+}
+
+void workers_stop(struct workers *w)
+{
+    atomic_store_explicit(&w->stop, true, memory_order_relaxed); /* ordered by the eventfds */
+    for (unsigned i = 0; i < w->n; i++) {
+        if (!w->worker[i]->started)
+            continue;
+        wakeup_send(&w->worker[i]->wake);
+        pthread_join(w->worker[i]->thread, NULL);
+        w->worker[i]->started = false;
+    }
+}
+
+struct workers *workers_free(struct workers *w)
+{
+    if (!w)
+        return NULL;
+    for (unsigned i = 0; i < w->n; i++)
+        worker_free(w->worker[i]);
+    free(w);
+    return NULL;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * worker.h - the threads "fwd-0", "fwd-1", ... that move bytes between sockets
+ *
+ * A worker owns an epoll set and the flows in it (flow.h); a flow stays with its worker for life. The first
+ * worker has lodgers besides: whoever accepts connections or builds them (forward.h) runs on its loop, and it
+ * is the one that talks with the nsagent. Any thread may give the workers a pair of sockets.
+ */
+#pragma once
+
+#include "base/failure.h"
+#include "base/role.h"
+#include "fwd/agent.h"
+#include "fwd/flow.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct workers;
+
+struct flow_user;
+
+/* Who is told about a flow, on its worker's thread; the first member of whatever "user" points to. */
+struct flow_owner {
+    void (*on_end)(struct flow_user *user, enum flow_end end, int connect_error, int host_fd);
+    void (*on_bytes)(struct flow_user *user, uint64_t to_guest, uint64_t to_host);
+};
+struct flow_user {
+    const struct flow_owner *owner;
+};
+
+/* Who lodges on the first worker's loop. */
+struct lodger {
+    void *arg;
+    /* An event of a descriptor added by workers_watch(); @value as given there. */
+    void (*on_event)(void *arg, uint64_t value, uint32_t events);
+    /* Once per turn of the loop, after its events: work that was put off or handed over. Returns for how many
+     * ms the worker may sleep; -1: no limit. */
+    int (*on_turn)(void *arg);
+};
+
+/* main, before threads start. @agent stays the caller's and must outlive the workers; NULL: there is none. */
+int workers_new(struct workers **ret, struct agent *agent, struct failure *why);
+int workers_start(struct workers *w, struct failure *why);
+void workers_stop(struct workers *w);
+struct workers *
+workers_free(struct workers *w); /* resets the flows that are left; NULL is fine; returns NULL */
+
+/* main, before the start: at most two. Returns the lodger's number for the calls below. */
+unsigned workers_lodge(struct workers *w, const struct lodger *lodger);
+
+/* Any thread: the first worker's epoll set; closing @fd takes it out. @value: 48 bits that come with its
+ * events. 0 or a negative errno. */
+int workers_watch(struct workers *w, unsigned lodger, int fd, uint32_t events, uint64_t value);
+int workers_rewatch(struct workers *w, unsigned lodger, int fd, uint32_t events, uint64_t value);
+void workers_unwatch(struct workers *w, int fd);
+
+/* Any thread: makes on_turn() be called soon. Costs a system call only when the worker sleeps. */
+void workers_notify(struct workers *w);
+
+/* The first worker: the agent, or NULL. */
+struct agent *workers_agent(struct workers *w) RUNS_ON(role_fwd);
+
+/* Any thread: a flow for the least busy worker (flow_start() says the rest). On success both descriptors are
+ * the worker's and @user's owner hears of its end, unless the workers are stopped before. -ENOSPC: too many
+ * wait already: all stays the caller's. */
+int workers_give(struct workers *w, int host_fd, int guest_fd, uint32_t connect_ms, struct flow_user *user);
