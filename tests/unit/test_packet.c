@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "io/icmp_error.h"
 #include "io/packet.h"
 #include "slirp/filter.h"
-#include "slirp/icmp_error.h"
 
 #include "base/bits.h"
 #include "test.h"
@@ -13,12 +13,6 @@
 enum { ETH = 14 };
 
 static uint8_t frame[2048];
-
-static void put_u16(uint8_t *p, unsigned v)
-{
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
-}
 
 /* An IPv4 frame to @dst with @l4_size bytes of transport header; returns its size. */
 static uint32_t make_ipv4(uint8_t protocol, const char *dst, uint32_t l4_size)

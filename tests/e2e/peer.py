@@ -1,0 +1,472 @@
+#!/usr/bin/python3
+"""Small network peers for the end-to-end tests; each runs inside one of the test's namespaces.
+
+A server prints "ready" when it listens and one JSON line per event; a client prints one JSON line and ends.
+Everything is bounded: a peer that waits longer than its deadline ends with an error.
+"""
+import errno
+import hashlib
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+
+DEADLINE_S = 30
+
+
+def say(**event):
+    print(json.dumps(event), flush=True)
+
+
+def family_of(addr):
+    return socket.AF_INET6 if ":" in addr else socket.AF_INET
+
+
+def pattern(n_bytes, seed=7):
+    """Deterministic bytes that no shift or repetition leaves unchanged."""
+    out = bytearray()
+    block = hashlib.sha256(str(seed).encode()).digest()
+    while len(out) < n_bytes:
+        block = hashlib.sha256(block).digest()
+        out += block * 512
+    return bytes(out[:n_bytes])
+
+
+def listen(addr, port):
+    s = socket.socket(family_of(addr), socket.SOCK_STREAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind((addr, port))
+    s.listen(1024)
+    s.settimeout(DEADLINE_S * 4)
+    say(event="ready", port=s.getsockname()[1])
+    return s
+
+
+def connect(addr, port, source=None, timeout_s=DEADLINE_S):
+    s = socket.socket(family_of(addr), socket.SOCK_STREAM)
+    s.settimeout(timeout_s)
+    if source:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(tuple(source))
+    s.connect((addr, port))
+    return s
+
+
+def read_all(s):
+    h, n = hashlib.sha256(), 0
+    while True:
+        data = s.recv(1 << 16)
+        if not data:
+            return n, h.hexdigest()
+        h.update(data)
+        n += len(data)
+
+
+def serve_tcp(addr, port, handler):
+    s = listen(addr, int(port))
+
+    def one(c, peer):
+        try:
+            c.settimeout(DEADLINE_S)
+            handler(c, peer)
+        except OSError as e:
+            say(event="error", errno=errno.errorcode.get(e.errno, str(e)))
+        finally:
+            c.close()
+
+    while True:
+        c, peer = s.accept()
+        threading.Thread(target=one, args=(c, peer[:2]), daemon=True).start()
+
+
+def tcp_echo(addr, port):
+    """Echoes; reports who connected."""
+    def handler(c, peer):
+        say(event="accepted", peer=peer[0], port=peer[1])
+        while data := c.recv(1 << 16):
+            c.sendall(data)
+    serve_tcp(addr, port, handler)
+
+
+def tcp_echo_many(addr, port):
+    """Echoes for thousands of connections, without a thread for each."""
+    raise_limit()
+    listener = listen(addr, int(port))
+    listener.setblocking(False)
+    poll = select.epoll()
+    poll.register(listener, select.EPOLLIN)
+    conns = {}
+    while True:
+        for fd, _ in poll.poll():
+            if fd == listener.fileno():
+                try:
+                    while True:
+                        c, _ = listener.accept()
+                        conns[c.fileno()] = c
+                        poll.register(c, select.EPOLLIN)
+                except BlockingIOError:
+                    continue
+            c = conns[fd]
+            try:
+                data = c.recv(65536)
+            except OSError:
+                data = b""
+            if data:
+                c.sendall(data)
+            else:
+                poll.unregister(fd)
+                del conns[fd]
+                c.close()
+
+
+def raise_limit():
+    import resource
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def blocks(n_bytes):
+    """The same megabytes again and again, each marked with its number."""
+    block = bytearray(pattern(1 << 20))
+    for i in range(n_bytes >> 20):
+        struct.pack_into("!I", block, 0, i)
+        yield block
+
+
+def tcp_sink_big(addr, port):
+    tcp_sink(addr, port)
+
+
+def tcp_source_big(addr, port, n_bytes):
+    def handler(c, peer):
+        for block in blocks(int(n_bytes)):
+            c.sendall(block)
+        c.shutdown(socket.SHUT_WR)
+        read_all(c)
+    serve_tcp(addr, port, handler)
+
+
+def client_upload_big(addr, port, n_bytes):
+    h = hashlib.sha256()
+    with connect(addr, port) as s:
+        for block in blocks(int(n_bytes)):
+            s.sendall(block)
+            h.update(block)
+        s.shutdown(socket.SHUT_WR)
+        reply = json.loads(s.makefile().read())
+    return {"sha256": h.hexdigest(), "server": reply}
+
+
+def tcp_sink(addr, port):
+    """Reads everything to the end, then answers count and digest and closes: needs a working half close."""
+    def handler(c, peer):
+        n, digest = read_all(c)
+        c.sendall(json.dumps({"n": n, "sha256": digest}).encode())
+        say(event="sunk", n=n, sha256=digest)
+    serve_tcp(addr, port, handler)
+
+
+def tcp_source(addr, port, n_bytes):
+    """Sends the pattern and closes its half, then waits for the client's end."""
+    data = pattern(int(n_bytes))
+
+    def handler(c, peer):
+        c.sendall(data)
+        c.shutdown(socket.SHUT_WR)
+        n, _ = read_all(c)
+        say(event="source_done", n=n)
+    serve_tcp(addr, port, handler)
+
+
+def tcp_reset(addr, port):
+    """Resets each connection after one byte has come."""
+    def handler(c, peer):
+        c.recv(1)
+        c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    serve_tcp(addr, port, handler)
+
+
+def tcp_hello(addr, port):
+    """Greets and closes at once."""
+    def handler(c, peer):
+        c.sendall(b"hello %s" % peer[0].encode())
+    serve_tcp(addr, port, handler)
+
+
+def udp_echo(addr, port):
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    s.bind((addr, int(port)))
+    say(event="ready", port=s.getsockname()[1])
+    while True:
+        data, peer = s.recvfrom(65536)
+        say(event="datagram", peer=peer[0], port=peer[1], n=len(data))
+        s.sendto(data, peer)
+
+
+def dns(addr, port, answer):
+    """Answers every question, UDP and TCP, with one A record."""
+    def reply(q):
+        end = 12
+        while q[end]:
+            end += q[end] + 1
+        end += 5
+        return (q[:2] + b"\x81\x80" + q[4:6] + b"\0\1\0\0\0\0" + q[12:end] +
+                b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(answer))
+
+    u = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    u.bind((addr, int(port)))
+
+    def udp():
+        while True:
+            q, peer = u.recvfrom(4096)
+            u.sendto(reply(q), peer)
+
+    threading.Thread(target=udp, daemon=True).start()
+
+    def handler(c, peer):
+        n = struct.unpack("!H", c.recv(2, socket.MSG_WAITALL))[0]
+        a = reply(c.recv(n, socket.MSG_WAITALL))
+        c.sendall(struct.pack("!H", len(a)) + a)
+    serve_tcp(addr, port, handler)
+
+
+def client(what, addr, port, *args):
+    """One connection; the result, or the errno's name."""
+    start = time.monotonic()
+    try:
+        result = globals()["client_" + what](addr, int(port), *args)
+    except (OSError, socket.timeout) as e:
+        name = "TIMEOUT" if isinstance(e, socket.timeout) and not e.errno else errno.errorcode.get(e.errno, str(e))
+        result = {"errno": name}
+    say(seconds=round(time.monotonic() - start, 3), **result)
+
+
+def client_connect(addr, port, timeout_s=str(DEADLINE_S)):
+    connect(addr, port, timeout_s=float(timeout_s)).close()
+    return {"ok": True}
+
+
+def client_echo(addr, port, text="x", source_addr=None, source_port=None):
+    with connect(addr, port, (source_addr, int(source_port or 0)) if source_addr else None) as s:
+        s.sendall(text.encode())
+        s.shutdown(socket.SHUT_WR)
+        got = b""
+        while data := s.recv(65536):
+            got += data
+        return {"reply": got.decode(), "source_port": s.getsockname()[1]}
+
+
+def client_hold(addr, port, source_addr, source_port):
+    """Stays connected to an echo; SIGUSR1 makes it send and read something."""
+    import signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    with connect(addr, port, (source_addr, int(source_port))) as s:
+        s.sendall(b"x")
+        s.recv(1)
+        say(event="held")
+        if signal.sigtimedwait({signal.SIGUSR1}, DEADLINE_S):
+            s.sendall(b"still here")
+            say(event="alive", ok=s.recv(100) == b"still here")
+    return {}
+
+
+def client_upload(addr, port, n_bytes):
+    data = pattern(int(n_bytes))
+    with connect(addr, port) as s:
+        s.sendall(data)
+        s.shutdown(socket.SHUT_WR)
+        reply = json.loads(s.makefile().read())
+    return {"sent": len(data), "sha256": hashlib.sha256(data).hexdigest(), "server": reply}
+
+
+def client_download(addr, port, pause_s="0"):
+    with connect(addr, port) as s:
+        time.sleep(float(pause_s))  # a slow reader is the case under test, not a wait for something
+        n, digest = read_all(s)
+    return {"n": n, "sha256": digest}
+
+
+def client_read(addr, port):
+    with connect(addr, port) as s:
+        s.sendall(b"x")
+        return {"got": s.recv(4096).decode(), "then": s.recv(4096).decode()}
+
+
+def client_many(addr, port, n):
+    n = int(n)
+    raise_limit()
+    socks = [connect(addr, port) for _ in range(n)]
+    for i, s in enumerate(socks):
+        s.sendall(b"%06d" % i)
+    good = sum(s.recv(6, socket.MSG_WAITALL) == b"%06d" % i for i, s in enumerate(socks))
+    for s in socks:
+        s.close()
+    return {"good": good}
+
+
+def client_sequence(addr, port, n):
+    good = 0
+    for i in range(int(n)):
+        with connect(addr, port) as s:
+            s.sendall(b"%06d" % i)
+            good += s.recv(6, socket.MSG_WAITALL) == b"%06d" % i
+    return {"good": good}
+
+
+def client_udp(addr, port, n_bytes="5", timeout_s="3", source_port="0"):
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    if int(source_port):
+        s.bind(("", int(source_port)))
+    s.settimeout(float(timeout_s))
+    data = pattern(int(n_bytes))
+    s.sendto(data, (addr, port))
+    got, peer = s.recvfrom(65536)
+    return {"same": got == data, "n": len(got), "peer": peer[0], "peer_port": peer[1],
+            "source_port": s.getsockname()[1]}
+
+
+def client_dns(addr, port, proto="udp"):
+    q = b"\x12\x34\x01\0\0\1\0\0\0\0\0\0\7example\0\0\1\0\1"
+    if proto == "udp":
+        s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+        s.settimeout(3)
+        s.sendto(q, (addr, port))
+        a = s.recvfrom(4096)[0]
+    else:
+        s = connect(addr, port)
+        s.sendall(struct.pack("!H", len(q)) + q)
+        a = s.recv(struct.unpack("!H", s.recv(2, socket.MSG_WAITALL))[0], socket.MSG_WAITALL)
+    return {"address": socket.inet_ntoa(a[-4:])}
+
+
+def udp_from_elsewhere(addr, port, n_bytes):
+    """Sends one datagram to (addr, port) from a fresh socket: somebody the receiver never wrote to."""
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    s.sendto(pattern(int(n_bytes)), (addr, int(port)))
+    say(source_port=s.getsockname()[1])
+
+
+def udp_listen_twice(relay_addr, relay_port):
+    """Sends to an echo and then waits for a second datagram from anybody: endpoint-independent filtering."""
+    s = socket.socket(family_of(relay_addr), socket.SOCK_DGRAM)
+    s.settimeout(10)
+    s.sendto(b"first", (relay_addr, int(relay_port)))
+    s.recvfrom(65536)
+    say(event="first")
+    data, peer = s.recvfrom(65536)
+    say(event="second", peer=peer[0], port=peer[1], n=len(data))
+
+
+def raw_frames(interface, seed, count):
+    """Hostile frames out of an interface."""
+    import random
+    rnd = random.Random(int(seed))
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    s.bind((interface, 0))
+    mac = s.getsockname()[4]
+    gateway = b"\x52\x55\x0a\x00\x02\x02"
+    for i in range(int(count)):
+        kind = i % 8
+        n = rnd.randrange(0, 200)
+        body = bytes(rnd.getrandbits(8) for _ in range(n))
+        ether = gateway + mac
+        ip = bytearray(b"\x45\0\0\0\0\0\0\0\x40\x06\0\0\x0a\0\2\x64\x0a\0\2\2")
+        if kind == 0:
+            frame = body
+        elif kind == 1:
+            frame = ether + b"\x08\x00" + body
+        elif kind == 2:
+            frame = ether + b"\x86\xdd" + body
+        elif kind == 3:
+            frame = ether + b"\x08\x06" + body
+        else:
+            ip[9] = [6, 17, 1, rnd.randrange(256)][kind - 4]
+            if rnd.random() < 0.5:
+                ip[0] = 0x40 | rnd.randrange(16)
+            struct.pack_into("!H", ip, 2, rnd.choice([20 + n, n, 65535, 20 + n // 2]))
+            if rnd.random() < 0.3:
+                struct.pack_into("!H", ip, 6, rnd.getrandbits(16))
+            words = struct.unpack("!10H", ip)
+            total = sum(words)
+            while total >> 16:
+                total = (total & 0xffff) + (total >> 16)
+            struct.pack_into("!H", ip, 10, ~total & 0xffff)
+            frame = ether + b"\x08\x00" + bytes(ip) + body
+        try:
+            s.sendto(frame.ljust(14, b"\0")[:1500], (interface, 0))
+        except OSError as e:
+            if e.errno not in (errno.ENOBUFS, errno.EINVAL, errno.EMSGSIZE):
+                raise
+    say(sent=int(count))
+
+
+def raw_syn(interface, gateway_mac, dst, port):
+    """A SYN addressed to @dst by hand (no routing, no martian check); what comes back: SYN-ACK, RST, ICMP or nothing."""
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    s.bind((interface, 0))
+    mac = s.getsockname()[4]
+    v6 = ":" in dst
+    source = "fd00::1234" if v6 else "10.0.2.100"
+    fam = family_of(dst)
+    src_b, dst_b = socket.inet_pton(fam, source), socket.inet_pton(fam, dst)
+    tcp = struct.pack("!HHIIBBHHH", 43210, int(port), 1000, 0, 0x50, 2, 65535, 0, 0)
+
+    def csum(b):
+        if len(b) % 2:
+            b += b"\0"
+        t = sum(struct.unpack("!%dH" % (len(b) // 2), b))
+        while t >> 16:
+            t = (t & 0xffff) + (t >> 16)
+        return ~t & 0xffff
+
+    pseudo = src_b + dst_b + (struct.pack("!IHBB", 20, 0, 0, 6) if v6 else struct.pack("!BBH", 0, 6, 20))
+    tcp = tcp[:16] + struct.pack("!H", csum(pseudo + tcp)) + tcp[18:]
+    if v6:
+        ip = struct.pack("!IHBB", 0x60000000, 20, 6, 64) + src_b + dst_b
+        ether = bytes.fromhex(gateway_mac.replace(":", "")) + mac + b"\x86\xdd"
+    else:
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 40, 1, 0, 64, 6, 0) + src_b + dst_b
+        ip = ip[:10] + struct.pack("!H", csum(ip)) + ip[12:]
+        ether = bytes.fromhex(gateway_mac.replace(":", "")) + mac + b"\x08\x00"
+    s.send(ether + ip + tcp)
+    end = time.monotonic() + 1.5
+    answer = "nothing"
+    while (left := end - time.monotonic()) > 0 and select.select([s], [], [], left)[0]:
+        f = s.recv(2048)
+        if f[6:12] == mac or f[:6] != mac:
+            continue
+        l4 = 54 if f[12:14] == b"\x86\xdd" else 34
+        proto = f[20] if l4 == 54 else f[23]
+        if proto == 6 and f[l4:l4 + 2] == struct.pack("!H", int(port)):
+            answer = "rst" if f[l4 + 13] & 4 else "syn-ack"
+            break
+        if proto in (1, 58) and f[l4] in (1, 3):
+            answer = "icmp"
+            break
+    say(answer=answer)
+
+
+def arp_query(interface, target):
+    """Who has @target? Prints the MAC address of the answer, or null."""
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+    s.bind((interface, 0))
+    mac = s.getsockname()[4]
+    s.send(b"\xff" * 6 + mac + b"\x08\x06" + b"\0\1\x08\0\6\4\0\1" + mac + socket.inet_aton("10.0.2.100") +
+           b"\0" * 6 + socket.inet_aton(target))
+    end = time.monotonic() + 1
+    while (left := end - time.monotonic()) > 0 and select.select([s], [], [], left)[0]:
+        f = s.recv(2048)
+        if f[20:22] == b"\0\2" and f[28:32] == socket.inet_aton(target):
+            say(mac=":".join("%02x" % b for b in f[22:28]))
+            return
+    say(mac=None)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
+    sys.stdout.flush()
+    os._exit(0)

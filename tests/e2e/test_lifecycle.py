@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How the program begins and ends, the sandbox and the system call filter."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import time
+
+import pytest
+from harness import AS, DEADLINE_S, DNS4, GATEWAY4, HOST4, IN_USERNS, PROGRAM, PROGRAM_ARGS, REMOTE4, SANITIZER, identity, wait_for
+
+PODMAN = ["--disable-host-loopback", "--mtu=65520", "--enable-sandbox", "--enable-seccomp", "--enable-ipv6"]
+
+
+def test_ready_is_one_byte_and_then_closed(world):
+    slirp = world.start()  # has read the byte
+    assert os.read(slirp.ready_fd, 16) == b""
+
+
+def test_at_ready_the_api_answers_and_the_interface_is_up(world):
+    slirp = world.start("--enable-sandbox", "--enable-seccomp", api=True)
+    assert slirp.api("list_hostfwd")["entries"] == []
+    assert slirp.status()["Seccomp"] == "2"
+    assert "UP" in world.guest.ip_json("link", "show", "tap0")[0]["flags"]
+
+
+def test_a_ready_fd_that_cannot_be_written_is_ignored(world):
+    slirp = world.start("--ready-fd=77", target=[str(world.guest.pid), "tap0"], ready=False)
+    # Two --ready-fd: the last one, from the harness, counts. So name it last instead.
+    slirp.stop()
+    process = subprocess.Popen(world.argv("-c", "--ready-fd=77", str(world.guest.pid), "tap0"),
+                               stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for("tap0", lambda: world.guest.run("ping", "-c1", "-W1", GATEWAY4, check=False).returncode == 0)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("args", [[], PODMAN])
+def test_closing_the_exit_pipe_ends_with_0(world, args):
+    slirp = world.start(*args, exit_fd=True, api=not args)
+    slirp.send_exit()
+    assert slirp.wait() == 0
+    if not args:
+        assert not slirp.api_path.exists()
+
+
+def test_data_on_the_exit_pipe_means_nothing(world):
+    slirp = world.start(exit_fd=True)
+    os.write(slirp.exit_fd, b"x")
+    assert world.guest.run("ping", "-c3", "-i0.2", GATEWAY4).returncode == 0
+    assert slirp.process.poll() is None
+    slirp.send_exit()
+    assert slirp.wait() == 0
+
+
+def test_an_exit_fd_that_is_not_open_ends_at_once_with_0(world):
+    slirp = world.start("--exit-fd=88")
+    assert slirp.wait() == 0
+
+
+def test_an_exit_fd_that_never_hangs_up_means_nothing(world):
+    null = os.open("/dev/null", os.O_RDWR)
+    slirp = world.start(f"--exit-fd={null}", pass_fds=(null,))
+    os.close(null)
+    assert world.guest.run("ping", "-c3", "-i0.2", GATEWAY4).returncode == 0
+    assert slirp.process.poll() is None
+
+
+@pytest.mark.reference_bug("writes to whatever has that number by then")
+@pytest.mark.parametrize("fd", range(3, 16))
+def test_descriptor_numbers_that_are_not_open_mean_nothing_else(world, fd):
+    """Podman and others leak and close descriptors: a number may become one of the program's own."""
+    closed = f"{fd}<&-"
+    argv = " ".join(world.argv("-c", f"--ready-fd={fd}", f"--exit-fd={fd}", str(world.guest.pid), "tap0"))
+    done = subprocess.run(["bash", "-c", f"exec {argv} {closed}"], stdin=subprocess.DEVNULL, capture_output=True,
+                          timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_inside_the_sandbox_no_directory_is_open(world):
+    slirp = world.start("--enable-sandbox")
+    for fd in os.listdir(f"/proc/{slirp.pid}/fd"):
+        target = os.readlink(f"/proc/{slirp.pid}/fd/{fd}")
+        assert not target.startswith("/") or target == "/dev/null" or target.startswith(("/dev/net/tun", "/dev/pts")) or \
+            os.path.isfile(target), target
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("args", [[], PODMAN])
+def test_signals_end_it_promptly(world, number, args):
+    slirp = world.start(*args)
+    begin = time.monotonic()
+    slirp.process.send_signal(number)
+    assert slirp.wait() in (-number, 128 + number)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.reference_bug("leaves the socket file")
+@pytest.mark.parametrize("args", [[], PODMAN])
+def test_sigterm_removes_the_socket_file(world, args):
+    slirp = world.start(*args, api=True)
+    slirp.process.terminate()
+    slirp.wait()
+    if not args:
+        assert not slirp.api_path.exists()
+
+
+def test_sigkill_leaves_no_process_and_no_interface(world):
+    slirp = world.start(*PODMAN)
+    children = subprocess.run(["pgrep", "-P", str(slirp.pid)], capture_output=True, text=True, check=False).stdout.split()
+    slirp.process.kill()
+    slirp.wait()
+    wait_for("children are gone", lambda: not any(os.path.exists(f"/proc/{c}") for c in children))
+    wait_for("tap0 is gone", lambda: world.guest.run("ip", "link", "show", "tap0", check=False).returncode != 0)
+
+
+@pytest.mark.reference_bug("burns a CPU and fills the log")
+@pytest.mark.parametrize("args", [[], PODMAN])
+def test_a_deleted_tap_ends_it_with_1_and_a_message(world, args):
+    slirp = world.start(*args)
+    world.guest.run("ip", "link", "del", "tap0")
+    assert slirp.wait() == 1
+    assert "tap0" in slirp.err() and len(slirp.err()) < 4000
+
+
+def test_a_tap_that_is_down_does_not_end_it(world):
+    slirp = world.start()
+    world.guest.ip("link set tap0 down", "link set tap0 up", "route add default via 10.0.2.2 dev tap0")
+    world.remote.peer("tcp_echo", REMOTE4, 7000)
+    assert world.guest.client("echo", REMOTE4, 7000, "x")["reply"] == "x"
+    assert slirp.process.poll() is None
+
+
+@pytest.mark.reference_bug("lives on for ever")
+def test_the_end_of_the_target_ends_it(world):
+    slirp = world.start()
+    world.guest.holder.kill()
+    world.guest.holder.wait()
+    assert slirp.wait() == 0
+
+
+def test_the_end_of_the_target_does_not_end_it_while_others_are_in_the_namespace(world):
+    slirp = world.start()
+    other = world.guest.peer("tcp_echo", "0.0.0.0", 80)
+    world.guest.holder.kill()
+    world.guest.holder.wait()
+    time.sleep(0.5)  # nothing may happen: there is no condition to wait for
+    assert slirp.process.poll() is None
+    other.end()
+
+
+def test_pdeathsig_of_the_parent_is_kept(world):
+    """Buildah and RootlessKit start it with PR_SET_PDEATHSIG and rely on it."""
+    script = ("import ctypes,subprocess,sys,os\n"
+              "p=subprocess.Popen(sys.argv[2:],pass_fds=[int(sys.argv[1])],stdout=subprocess.DEVNULL,"
+              "preexec_fn=lambda: ctypes.CDLL(None).prctl(1,9,0,0,0))\n"
+              "print(p.pid,flush=True)\nsys.stdin.read()\n")
+    ready_read, ready_write = os.pipe()
+    # The namespaces and the identity are the parent's already: changing them would clear the signal.
+    prefix = [*world.host.enter, *identity()]
+    parent = subprocess.Popen([*prefix, "/usr/bin/python3", "-c", script, str(ready_write), PROGRAM, *PROGRAM_ARGS, "-c",
+                               f"--ready-fd={ready_write}", *PODMAN, str(world.guest.pid), "tap0"],
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(ready_write,))
+    os.close(ready_write)
+    try:
+        pid = int(parent.stdout.readline())
+        assert os.read(ready_read, 1) == b"1"
+        parent.kill()
+        parent.wait()
+        wait_for("it died with its parent", lambda: not os.path.exists(f"/proc/{pid}") or
+                 pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    finally:
+        parent.kill()
+        parent.wait()
+        os.close(ready_read)
+        parent.stdin.close()
+        parent.stdout.close()
+
+
+def test_idle_costs_nothing(world):
+    slirp = world.start()
+    world.guest.run("ping", "-c1", GATEWAY4)
+    before = slirp.cpu_s()
+    time.sleep(2)  # a span of time is what is measured here
+    assert slirp.cpu_s() - before < 0.2
+
+
+def test_nothing_is_inherited_by_accident(world):
+    """Descriptors that the caller leaked (podman does) stay what they are and harm nobody."""
+    leaked = os.open("/dev/null", os.O_RDONLY)
+    world.start(pass_fds=(leaked,))
+    os.close(leaked)
+    assert world.guest.run("ping", "-c1", "-W3", GATEWAY4).returncode == 0
+
+
+# ---- sandbox and seccomp ----
+
+def test_the_sandbox_leaves_one_capability_and_two_directories(world):
+    slirp = world.start("--enable-sandbox")
+    for tid in slirp.threads():
+        status = slirp.status(tid)
+        assert {status[k] for k in ("CapPrm", "CapEff", "CapInh", "CapBnd")} == {"0000000000000400"}, status
+        assert status["NoNewPrivs"] == "1"
+        assert status["CapAmb"] == "0000000000000000"
+    if AS == "root" and not IN_USERNS:
+        assert sorted(os.listdir(f"/proc/{slirp.pid}/root/")) == ["etc", "run"]
+
+
+def test_the_sandbox_keeps_the_network_working(world):
+    world.host.peer("dns", "127.0.0.1", 53, "192.0.2.33")
+    slirp = world.start(*PODMAN, api=True)
+    assert world.guest.client("dns", DNS4, 53)["address"] == "192.0.2.33"
+    slirp.forward("tcp", 8080, 80)
+    world.guest.peer("tcp_echo", "0.0.0.0", 80)
+    assert world.remote.client("echo", HOST4, 8080, "x")["reply"] == "x"
+
+
+def test_the_sandbox_works_with_paths(world):
+    if AS == "user" and os.environ.get("SLIRP4NETNS", "").endswith("/usr/bin/slirp4netns"):
+        pytest.skip("the single-threaded program: --enable-sandbox needs a PID (its issue 317)")
+    slirp = world.start("--enable-sandbox", "--netns-type=path", f"--userns-path=/proc/{world.guest.pid}/ns/user",
+                        target=[f"/proc/{world.guest.pid}/ns/net", "tap0"])
+    assert slirp.status()["CapEff"] == "0000000000000400"
+
+
+def test_the_hosts_mounts_stay_as_they_are(world):
+    before = world.host.run("cat", "/proc/self/mountinfo").stdout
+    slirp = world.start("--enable-sandbox")
+    assert world.host.run("cat", "/proc/self/mountinfo").stdout == before
+    slirp.stop()
+
+
+def test_seccomp_covers_every_thread(world):
+    slirp = world.start("--enable-seccomp")
+    for tid in slirp.threads():
+        assert slirp.status(tid)["Seccomp"] == "2"
+
+
+@pytest.mark.extension
+def test_threads_have_names(world):
+    slirp = world.start(api=True)
+    names = {pathlib.Path(f"/proc/{slirp.pid}/task/{t}/comm").read_text().strip() for t in slirp.threads()}
+    assert {"slirp", "api"} <= names
+
+
+@pytest.mark.skipif(bool(SANITIZER), reason="sanitizers have a memory footprint of their own")
+@pytest.mark.extension
+def test_the_resident_set_is_small(world):
+    slirp = world.start(*PODMAN, api=True)
+    world.guest.run("ping", "-c1", GATEWAY4)
+    assert int(slirp.status()["VmRSS"].split()[0]) <= 8 * 1024
