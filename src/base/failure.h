@@ -27,4 +27,5 @@ int failure(struct failure *why, int code, const char *hint, const char *what_fo
     __attribute__((format(printf, 4, 5)));
 
 /* "what: strerror(code) (hint)" in @buffer, always terminated; returns @buffer. */
+enum { FAILURE_TEXT_SIZE = 512 };
 const char *failure_text(const struct failure *why, char *buffer, unsigned buffer_size);

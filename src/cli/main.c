@@ -44,6 +44,7 @@ struct program {
     struct api_context api_context;
     struct target_watch target;
     int signal_fd;
+    char no_splice_why[FAILURE_TEXT_SIZE]; /* for people; "": splice is there */
     bool exit_fd_closed; /* --exit-fd named no open descriptor at the start: end once ready */
 };
 
@@ -159,9 +160,12 @@ static int agent_open(struct program *p, struct failure *ret_why)
     };
     _cleanup_close_ int user_fd = -1, net_fd = -1;
     bool divert = o->divert != DIVERT_OFF && !o->no_splice;
-    char text[512];
     int r;
 
+    if (o->no_splice)
+        snprintf(p->no_splice_why, sizeof(p->no_splice_why), "--no-splice");
+    else if (o->target != TARGET_PID && o->target != TARGET_PATH)
+        snprintf(p->no_splice_why, sizeof(p->no_splice_why), "there is no namespace to enter");
     if (o->target != TARGET_PID && o->target != TARGET_PATH)
         return o->divert != DIVERT_ON ? 0
                                       : failure(ret_why, -ENOTSUP, "give a PID or the path of a namespace",
@@ -189,7 +193,7 @@ static int agent_open(struct program *p, struct failure *ret_why)
         *ret_why = why;
         return why.code;
     }
-    log_info("everything goes through libslirp: %s", failure_text(&why, text, sizeof(text)));
+    failure_text(&why, p->no_splice_why, sizeof(p->no_splice_why));
     return 0;
 }
 
@@ -329,6 +333,31 @@ static void report_ready(int fd)
     close(fd);
 }
 
+/* What was chosen, and why, in the order in which it matters. */
+static void report_choices(const struct program *p)
+{
+    const struct options *o = &p->options;
+    const char *no_divert = o->divert == DIVERT_OFF ? "--divert=off"
+                            : p->no_splice_why[0]   ? p->no_splice_why
+                                                    : "no nf_tables in the guest's namespace";
+
+    log_startup(LOG_LEVEL_INFO, "* %-16s %s, %s threads (%s)", "Data plane:", engine_backend_name(p->engine),
+                engine_mode_name(p->engine), engine_choice_text(p->engine));
+    if (p->divert)
+        log_startup(LOG_LEVEL_INFO, "* %-16s splice", "Outbound TCP:");
+    else
+        log_startup(LOG_LEVEL_INFO, "* %-16s libslirp (%s)", "Outbound TCP:", no_divert);
+    if (o->api_socket)
+        log_startup(LOG_LEVEL_INFO, "* %-16s TCP %s%s%s%s, UDP direct",
+                    "Forwards:", p->agent ? "splice" : "libslirp", p->agent ? "" : " (",
+                    p->agent ? "" : p->no_splice_why, p->agent ? "" : ")");
+    log_startup(LOG_LEVEL_INFO, "* %-16s %s", "Confinement:",
+                o->sandbox && o->seccomp ? "sandbox, seccomp"
+                : o->sandbox             ? "sandbox"
+                : o->seccomp             ? "seccomp"
+                                         : "none (--enable-sandbox, --enable-seccomp)");
+}
+
 static int start(struct program *p, struct failure *why)
 {
     struct guest_link link = GUEST_LINK_NULL;
@@ -340,7 +369,7 @@ static int start(struct program *p, struct failure *why)
 
         if (o->target == TARGET_PID ||
             o->target == TARGET_PATH) { /* the step that clients know as a child process */
-            fprintf(stderr, "%s\n", failure_text(why, text, sizeof(text)));
+            log_plain(LOG_LEVEL_ERROR, "%s", failure_text(why, text, sizeof(text)));
             failure(why, 1, NULL, "child failed(1)");
         }
         return r;
@@ -361,8 +390,7 @@ static int start(struct program *p, struct failure *why)
         closep(&link.fd);
         return r;
     }
-    printf("* %-16s %s, %s threads%s\n", "Data plane:", engine_backend_name(p->engine),
-           engine_mode_name(p->engine), p->divert ? ", splice for outbound TCP" : "");
+    report_choices(p);
     if ((r = api_open(p, why)) < 0 || (o->sandbox && (r = sandbox_enter(why)) < 0) ||
         (r = threads_start(p, why)) < 0 || (o->seccomp && (r = seccomp_enter(why)) < 0))
         return r;
@@ -470,7 +498,7 @@ int main(int argc, char **argv)
     raise_descriptor_limit();
     p.signal_fd = signals_open(&why);
     if (p.signal_fd < 0 || start(&p, &why) < 0) {
-        fprintf(stderr, "%s\n", failure_text(&why, text, sizeof(text)));
+        log_plain(LOG_LEVEL_ERROR, "%s", failure_text(&why, text, sizeof(text)));
         status = EXIT_FAILURE;
     } else {
         status = supervise(&p);

@@ -12,6 +12,7 @@
 #include "cli/namespace.h"
 
 #include "base/cleanup.h"
+#include "base/log.h"
 #include "cli/interface.h"
 
 #include <errno.h>
@@ -165,7 +166,7 @@ static int child_work(const struct options *o, int user_fd, int net_fd, struct f
         if (r < 0)
             return r;
     }
-    fprintf(stderr, "sent tapfd=%d for %s\n", fd, o->tap_name);
+    log_plain(LOG_LEVEL_INFO, "sent tapfd=%d for %s", fd, o->tap_name);
     return steal_fd(&fd);
 }
 
@@ -200,7 +201,7 @@ static int open_in_namespace(const struct options *o, struct failure *why)
         return failure(why, r, NULL, "the child that opens the TAP ended without a report (status %d)",
                        status);
     if (fd >= 0) {
-        fprintf(stderr, "received tapfd=%d\n", fd);
+        log_plain(LOG_LEVEL_INFO, "received tapfd=%d", fd);
         return steal_fd(&fd);
     }
 failed:
@@ -262,7 +263,7 @@ static int open_bess(const char *path, struct failure *why)
         return failure(why, -errno, NULL, "socket");
     if (bind(listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(listen_fd, 1) < 0)
         return failure(why, -errno, NULL, "bind %s", path);
-    fprintf(stderr, "Waiting for connection to %s\n", path);
+    log_plain(LOG_LEVEL_INFO, "Waiting for connection to %s", path);
     do {
         fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     } while (fd < 0 && errno == EINTR);
@@ -270,7 +271,8 @@ static int open_bess(const char *path, struct failure *why)
     unlink(path); /* one peer, and it is here */
     if (r < 0)
         return r;
-    fprintf(stderr, "sent \"tapfd\"=%d (not really TAP) for %s\nreceived tapfd=%d\n", fd, path, fd);
+    log_plain(LOG_LEVEL_INFO, "sent \"tapfd\"=%d (not really TAP) for %s", fd, path);
+    log_plain(LOG_LEVEL_INFO, "received tapfd=%d", fd);
     return steal_fd(&fd);
 }
 

@@ -3,6 +3,7 @@
 
 #include "base/bits.h"
 #include "base/cleanup.h"
+#include "base/log.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -88,7 +89,7 @@ SETTER(ipv6)
 {
     (void)arg;
     r->o->ipv6 = true;
-    printf("WARNING: Support for IPv6 is experimental\n");
+    log_startup(LOG_LEVEL_WARNING, "Support for IPv6 is experimental");
     return OK;
 }
 
@@ -96,36 +97,37 @@ SETTER(seccomp)
 {
     (void)arg;
     r->o->seccomp = true;
-    printf("WARNING: Support for seccomp is experimental\n");
+    log_startup(LOG_LEVEL_WARNING, "Support for seccomp is experimental");
     return OK;
 }
 
 SETTER(outbound)
 {
-    printf("WARNING: Support for --outbound-addr is experimental\n");
+    log_startup(LOG_LEVEL_WARNING, "Support for --outbound-addr is experimental");
     r->outbound = arg;
     return OK;
 }
 
 SETTER(outbound6)
 {
-    printf("WARNING: Support for --outbound-addr6 is experimental\n");
+    log_startup(LOG_LEVEL_WARNING, "Support for --outbound-addr6 is experimental");
     r->outbound6 = arg;
     return OK;
 }
 
 SETTER(no_host_loopback)
 {
-    printf("WARNING: --no-host-loopback is deprecated and will be removed in the next release, use "
-           "--disable-host-loopback instead\n");
+    log_startup(LOG_LEVEL_WARNING,
+                "--no-host-loopback is deprecated and will be removed in the next release, use "
+                "--disable-host-loopback instead");
     return set_disable_host_loopback(r, arg);
 }
 
 SETTER(create_sandbox)
 {
-    printf("WARNING: --create-sandbox is deprecated and will be removed in the next release, use "
-           "--enable-sandbox "
-           "instead\n");
+    log_startup(LOG_LEVEL_WARNING,
+                "--create-sandbox is deprecated and will be removed in the next release, use "
+                "--enable-sandbox instead");
     return set_sandbox(r, arg);
 }
 
@@ -200,6 +202,47 @@ SETTER(divert)
     return STATUS_ERROR;
 }
 
+SETTER(log_format)
+{
+    if (strcmp(arg, "text") != 0 && strcmp(arg, "json") != 0) {
+        fprintf(stderr, "--log-format must be \"text\" or \"json\", not \"%s\"\n", arg);
+        return STATUS_ERROR;
+    }
+    log_set_format(strcmp(arg, "json") == 0 ? LOG_JSON : LOG_TEXT);
+    (void)r;
+    return OK;
+}
+
+static int log_level_of(const char *name)
+{
+    for (int i = 0; i < LOG_LEVELS; i++) {
+        if (strcmp(name, log_level_names[i]) == 0)
+            return i;
+    }
+    return -1;
+}
+
+SETTER(log_level)
+{
+    int level = log_level_of(arg);
+
+    (void)r;
+    if (level >= 0) {
+        log_set_level((enum log_level)level);
+        return OK;
+    }
+    fprintf(stderr, "--log-level must be \"error\", \"warning\", \"info\" or \"debug\", not \"%s\"\n", arg);
+    return STATUS_ERROR;
+}
+
+SETTER(quiet)
+{
+    (void)r;
+    (void)arg;
+    log_set_level(LOG_LEVEL_WARNING);
+    return OK;
+}
+
 /* The rows: what getopt, --help, the manual's test and the reader see. */
 static const struct {
     struct option_row row;
@@ -245,6 +288,10 @@ static const struct {
       false},
      set_divert},
     {{0, "no-splice", NULL, "carry all TCP connections through libslirp and the TAP", false}, set_no_splice},
+    {{0, "log-format", "FORMAT", "format of the log ([text|json], default=text)", false}, set_log_format},
+    {{0, "log-level", "LEVEL", "what is logged ([error|warning|info|debug], default=info)", false},
+     set_log_level},
+    {{'q', "quiet", NULL, "log warnings and errors only, no start-up lines", false}, set_quiet},
     {{'h', "help", NULL, "show this help and exit", false}, set_help},
     {{'v', "version", NULL, "show version and exit", false}, set_version},
     {{0, "no-host-loopback", NULL, "old name of --disable-host-loopback", true}, set_no_host_loopback},
@@ -475,7 +522,7 @@ static int parse_operands(struct raw *r, char **operands, int n)
     if (n > 1 && o->target != TARGET_TAPFD)
         snprintf(o->tap_name, sizeof(o->tap_name), "%.*s", TAP_NAME_SIZE - 1, operands[1]);
     if (n > (o->target == TARGET_TAPFD ? 1 : 2))
-        printf("WARNING: too many arguments\n");
+        log_startup(LOG_LEVEL_WARNING, "too many arguments");
     return OK;
 }
 
@@ -515,6 +562,24 @@ static int validate(struct raw *r, char **operands, int n_operands)
     return parse_outbound(r);
 }
 
+/* How to log has to be known before the first option says something, wherever the options stand. Mistakes are
+ * left for the second look. */
+static void log_options_first(int argc, char **argv, const char *shorts, const struct option *longs)
+{
+    int index = 0, c, level = -1;
+
+    opterr = optind = 0;
+    while ((c = getopt_long(argc, argv, shorts, longs, &index)) != -1) {
+        if (c == 'q' || (c == 0 && rows[index].set == set_quiet))
+            log_set_level(LOG_LEVEL_WARNING);
+        else if (c == 0 && rows[index].set == set_log_format && strcmp(optarg, "json") == 0)
+            log_set_format(LOG_JSON);
+        else if (c == 0 && rows[index].set == set_log_level && (level = log_level_of(optarg)) >= 0)
+            log_set_level((enum log_level)level);
+    }
+    opterr = 1;
+}
+
 int options_parse(struct options *ret, int argc, char **argv)
 {
     struct option longs[ARRAY_SIZE(rows) + 1] = {0};
@@ -537,6 +602,7 @@ int options_parse(struct options *ret, int argc, char **argv)
                 *s++ = ':';
         }
     }
+    log_options_first(argc, argv, shorts, longs);
     optind = 0; /* GNU: begin anew, with permutation */
     while ((c = getopt_long(argc, argv, shorts, longs, &index)) != -1) {
         if (c == '?') { /* getopt has said what */
@@ -571,9 +637,10 @@ void options_print_banner(const struct options *o)
 {
     char a[INET6_ADDRSTRLEN];
 
-#define LINE(label, addr) printf("* %-16s %s\n", label ":", inet_ntop(AF_INET, &(addr), a, sizeof(a)))
-    printf("Starting slirp\n");
-    printf("* %-16s %u\n", "MTU:", o->mtu);
+#define LINE(label, addr) \
+    log_startup(LOG_LEVEL_INFO, "* %-16s %s", label ":", inet_ntop(AF_INET, &(addr), a, sizeof(a)))
+    log_startup(LOG_LEVEL_INFO, "Starting slirp");
+    log_startup(LOG_LEVEL_INFO, "* %-16s %u", "MTU:", o->mtu);
     LINE("Network", o->network);
     LINE("Netmask", o->netmask);
     LINE("Gateway", o->gateway);
@@ -582,18 +649,20 @@ void options_print_banner(const struct options *o)
     LINE("DHCP end", o->dhcp_end);
     LINE("Recommended IP", o->guest);
     if (o->api_socket)
-        printf("* %-16s %s\n", "API Socket:", o->api_socket);
+        log_startup(LOG_LEVEL_INFO, "* %-16s %s", "API Socket:", o->api_socket);
     if (o->has_outbound)
-        printf("* Outbound IPv4:    %s\n", inet_ntop(AF_INET, &o->outbound.sin_addr, a, sizeof(a)));
+        log_startup(LOG_LEVEL_INFO, "* Outbound IPv4:    %s",
+                    inet_ntop(AF_INET, &o->outbound.sin_addr, a, sizeof(a)));
     if (o->has_outbound6)
-        printf("* Outbound IPv6:    %s\n", inet_ntop(AF_INET6, &o->outbound6.sin6_addr, a, sizeof(a)));
+        log_startup(LOG_LEVEL_INFO, "* Outbound IPv6:    %s",
+                    inet_ntop(AF_INET6, &o->outbound6.sin6_addr, a, sizeof(a)));
     if (o->has_mac)
-        printf("* %-16s %02x:%02x:%02x:%02x:%02x:%02x\n", "MAC address:", o->mac[0], o->mac[1], o->mac[2],
-               o->mac[3], o->mac[4], o->mac[5]);
+        log_startup(LOG_LEVEL_INFO, "* %-16s %02x:%02x:%02x:%02x:%02x:%02x", "MAC address:", o->mac[0],
+                    o->mac[1], o->mac[2], o->mac[3], o->mac[4], o->mac[5]);
 #undef LINE
     if (!o->disable_host_loopback)
-        printf(
-            "WARNING: 127.0.0.1:* on the host is accessible as %s (set --disable-host-loopback to prohibit "
-            "connecting to 127.0.0.1:*)\n",
-            inet_ntop(AF_INET, &o->gateway, a, sizeof(a)));
+        log_startup(LOG_LEVEL_WARNING,
+                    "127.0.0.1:* on the host is accessible as %s (set --disable-host-loopback to prohibit "
+                    "connecting to 127.0.0.1:*)",
+                    inet_ntop(AF_INET, &o->gateway, a, sizeof(a)));
 }

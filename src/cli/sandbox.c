@@ -175,8 +175,9 @@ static int resolv_conf_bind(const struct resolv_conf *c, struct failure *why)
         return 0;
     if (asprintf(&to, "%s%s", NEW_ROOT, c->path) < 0)
         return failure(why, -ENOMEM, NULL, "sandbox");
-    fprintf(stderr, "sandbox: /etc/resolv.conf (-> %s) is outside of /etc and /run, binding that file too\n",
-            c->path);
+    log_plain(LOG_LEVEL_INFO,
+              "sandbox: /etc/resolv.conf (-> %s) is outside of /etc and /run, binding that file too",
+              c->path);
     r = make_parents(to);
     if (r < 0)
         return failure(why, r, NULL, "sandbox: directories of %s", to);

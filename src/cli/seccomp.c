@@ -9,6 +9,7 @@
 #include "cli/seccomp.h"
 
 #include "base/bits.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <seccomp.h>
@@ -61,6 +62,8 @@ int seccomp_enter(struct failure *why)
 {
     scmp_filter_ctx filter;
     uint32_t action = SCMP_ACT_KILL_PROCESS;
+    char names[LOG_MESSAGE_MAX / 2 + 256] = "";
+    size_t n_names = 0;
     int r;
 
     filter = seccomp_init(SCMP_ACT_ALLOW);
@@ -77,7 +80,6 @@ int seccomp_enter(struct failure *why)
         return failure(why, r, NULL, "seccomp: cannot cover the 32-bit system calls");
     }
 #endif
-    printf("seccomp: The following syscalls are blocked:");
     for (unsigned i = 0; i < ARRAY_SIZE(blocked); i++) {
         int number = seccomp_syscall_resolve_name(blocked[i]);
 
@@ -86,12 +88,13 @@ int seccomp_enter(struct failure *why)
         r = seccomp_rule_add(filter, action, number, 0);
         if (r < 0) {
             seccomp_release(filter);
-            printf("\n");
             return failure(why, r, NULL, "seccomp: cannot block %s", blocked[i]);
         }
-        printf(" %s", blocked[i]);
+        n_names += (size_t)snprintf(names + n_names, sizeof(names) - n_names, " %s", blocked[i]);
+        if (n_names >= sizeof(names)) /* the line would be cut: the list has grown beyond it */
+            n_names = sizeof(names) - 1;
     }
-    printf(".\n");
+    log_startup(LOG_LEVEL_INFO, "seccomp: The following syscalls are blocked:%s.", names);
     r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
     if (r == 0)
         r = seccomp_load(filter);

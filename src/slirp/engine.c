@@ -40,6 +40,7 @@
 #include <glib.h>
 #include <sched.h>
 #include <slirp/libslirp.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -79,6 +80,7 @@ struct engine {
     struct engine_config config; /* fixed before threads start: anyone may read */
     const struct tap_io *io;
     bool shared;
+    char backend_why[320], choice[384];
     int gone_fd;
     _Atomic int gone; /* first negative errno, written once by whoever sees it */
 
@@ -164,6 +166,11 @@ const char *engine_backend_name(const struct engine *e)
 const char *engine_mode_name(const struct engine *e)
 {
     return e->shared ? "shared" : "split";
+}
+
+const char *engine_choice_text(const struct engine *e)
+{
+    return e->choice;
 }
 
 /* ---- libslirp's callbacks: all from the slirp thread ---- */
@@ -735,18 +742,24 @@ static int make_tap_io(struct engine *e, const struct tap_io *io, struct failure
 static int choose_tap_io(struct engine *e, struct failure *why)
 {
     struct failure uring_why = FAILURE_NULL;
-    char text[512];
+    char text[FAILURE_TEXT_SIZE];
 
+    snprintf(e->backend_why, sizeof(e->backend_why), "asked for");
     if (e->config.backend == ENGINE_BACKEND_EPOLL)
         return make_tap_io(e, &tap_io_epoll, why);
     if (e->config.backend == ENGINE_BACKEND_URING)
         return make_tap_io(e, &tap_io_uring, why);
     /* With one thread for all, epoll is faster (bench/README.md). */
-    if (e->shared)
+    if (e->shared) {
+        snprintf(e->backend_why, sizeof(e->backend_why), "with one thread epoll is faster");
         return make_tap_io(e, &tap_io_epoll, why);
-    if (make_tap_io(e, &tap_io_uring, &uring_why) == 0)
+    }
+    if (make_tap_io(e, &tap_io_uring, &uring_why) == 0) {
+        snprintf(e->backend_why, sizeof(e->backend_why), "io_uring is available");
         return 0;
-    log_info("io_uring is not available, using epoll: %s", failure_text(&uring_why, text, sizeof(text)));
+    }
+    snprintf(e->backend_why, sizeof(e->backend_why), "no io_uring: %s",
+             failure_text(&uring_why, text, sizeof(text)));
     return make_tap_io(e, &tap_io_epoll, why);
 }
 
@@ -816,7 +829,7 @@ static int engine_init(struct engine *e, struct failure *why)
         .send = udp_send,
         .arg = e,
     };
-    int r;
+    int r, n_cpus;
 
     e->shared = e->config.mode == ENGINE_SHARED ||
                 (e->config.mode == ENGINE_AUTO && cpus_allowed() <= SHARED_CPUS_MAX);
@@ -839,6 +852,12 @@ static int engine_init(struct engine *e, struct failure *why)
     r = choose_tap_io(e, why);
     if (r < 0)
         return r;
+    n_cpus = cpus_allowed();
+    if (e->config.mode == ENGINE_AUTO)
+        snprintf(e->choice, sizeof(e->choice), "%d CPU%s; %s", n_cpus, n_cpus == 1 ? "" : "s",
+                 e->backend_why);
+    else
+        snprintf(e->choice, sizeof(e->choice), "threads asked for; %s", e->backend_why);
     if ((r = watch(e, e->wake.fd, EPOLLIN, events_tag(EVENT_WAKE, 0))) < 0)
         return failure(why, r, NULL, "cannot watch an eventfd");
     e->tap_ready = true;

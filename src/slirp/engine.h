@@ -64,6 +64,8 @@ int engine_gone(const struct engine *e);
 /* Any thread: what was chosen at start; static strings. */
 const char *engine_backend_name(const struct engine *e);
 const char *engine_mode_name(const struct engine *e);
+/* Why, for people; lives as long as the engine. */
+const char *engine_choice_text(const struct engine *e);
 
 /* The api thread: parks the slirp thread at a safe point and borrows its role until world_resume(). Bounded
  * by one turn of the slirp thread's loop; counted in world_stops and world_stop_ns_*. */
