@@ -6,19 +6,25 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <json-glib/json-glib.h>
+#include <jansson.h>
 #include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+enum { DESC_MAX = 1024 }; /* of an error, bytes; longer ones are cut */
 
 /* ---- replies ---- */
 
-static char *build(JsonBuilder *b)
+/* Takes @root (NULL: memory ran out on the way). Without memory there is no reply: the client sees its
+ * connection end. */
+static char *build(json_t *root)
 {
-    JsonNode *root = json_builder_get_root(b);
-    char *text = json_to_string(root, FALSE);
+    char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
 
-    json_node_unref(root);
-    g_object_unref(b);
+    json_decref(root);
     return text;
 }
 
@@ -26,25 +32,16 @@ static char *build(JsonBuilder *b)
 static char *bad_request(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static char *bad_request(const char *format, ...)
 {
-    JsonBuilder *b = json_builder_new();
+    static const char prefix[] = "bad request: ";
+    char desc[DESC_MAX];
     va_list ap;
-    char *what, *desc;
 
+    memcpy(desc, prefix, sizeof(prefix));
     va_start(ap, format);
-    what = g_strdup_vprintf(format, ap);
+    (void)vsnprintf(desc + strlen(prefix), sizeof(desc) - strlen(prefix), format, ap);
     va_end(ap);
-    desc = g_strdup_printf("bad request: %s", what);
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "error");
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "desc");
-    json_builder_add_string_value(b, desc);
-    json_builder_end_object(b);
-    json_builder_end_object(b);
-    g_free(what);
-    g_free(desc);
     counter_add(COUNTER_api_errors, 1);
-    return build(b);
+    return build(json_pack("{s:{s:s}}", "error", "desc", desc));
 }
 
 char *command_refuse(enum command_refusal why)
@@ -56,26 +53,23 @@ char *command_refuse(enum command_refusal why)
 
 /* ---- arguments ---- */
 
-static const char *string_of(JsonObject *arguments, const char *key)
+static const char *string_of(const json_t *arguments, const char *key)
 {
-    JsonNode *node = json_object_get_member(arguments, key);
+    return json_string_value(json_object_get(arguments, key)); /* NULL: it is none */
+}
 
-    return node && JSON_NODE_HOLDS_VALUE(node) && json_node_get_value_type(node) == G_TYPE_STRING
-               ? json_node_get_string(node)
-               : NULL;
+static bool has(const json_t *arguments, const char *key)
+{
+    return json_object_get(arguments, key) != NULL;
 }
 
 /* A whole number between @min and @max; false for anything else. 8080.0 is the same number as 8080. */
-static bool number_of(JsonObject *arguments, const char *key, double min, double max, uint64_t *ret)
+static bool number_of(const json_t *arguments, const char *key, double min, double max, uint64_t *ret)
 {
-    JsonNode *node = json_object_get_member(arguments, key);
-    double n;
+    const json_t *node = json_object_get(arguments, key);
+    double n = json_number_value(node);
 
-    if (!node || !JSON_NODE_HOLDS_VALUE(node) ||
-        (json_node_get_value_type(node) != G_TYPE_INT64 && json_node_get_value_type(node) != G_TYPE_DOUBLE))
-        return false;
-    n = json_node_get_double(node);
-    if (!(n >= min && n <= max) || n != floor(n))
+    if (!json_is_number(node) || !(n >= min && n <= max) || n != floor(n))
         return false;
     *ret = (uint64_t)n;
     return true;
@@ -129,11 +123,11 @@ static const struct proto *find_proto(const char *name)
     return NULL;
 }
 
-static bool parse_path(JsonObject *arguments, enum forward_path *ret)
+static bool parse_path(const json_t *arguments, enum forward_path *ret)
 {
     const char *text = string_of(arguments, "path");
 
-    if (!json_object_has_member(arguments, "path") || (text && strcmp(text, "auto") == 0))
+    if (!has(arguments, "path") || (text && strcmp(text, "auto") == 0))
         *ret = FORWARD_AUTO;
     else if (text && strcmp(text, "slirp") == 0)
         *ret = FORWARD_SLIRP;
@@ -144,7 +138,7 @@ static bool parse_path(JsonObject *arguments, enum forward_path *ret)
 
 /* In the order in which clients expect complaints: proto, host_addr, host_port, guest_addr, guest_port; what
  * is new comes after its nearest relative. Returns NULL, or the name of the first bad argument. */
-static const char *parse_forward(const struct api_context *context, JsonObject *arguments,
+static const char *parse_forward(const struct api_context *context, const json_t *arguments,
                                  struct forward_spec *spec)
 {
     const struct proto *proto = find_proto(string_of(arguments, "proto"));
@@ -169,7 +163,7 @@ static const char *parse_forward(const struct api_context *context, JsonObject *
     if (!number_of(arguments, "host_port", 1, 65535, &first))
         return "host_port";
     last = first;
-    if (json_object_has_member(arguments, "host_port_end") &&
+    if (has(arguments, "host_port_end") &&
         !number_of(arguments, "host_port_end", (double)first, 65535, &last))
         return "host_port_end";
     address_set_port(&spec->host, (uint16_t)first);
@@ -190,13 +184,12 @@ static const char *parse_forward(const struct api_context *context, JsonObject *
 
 /* ---- commands ---- */
 
-static char *add_hostfwd(const struct api_context *context, JsonObject *arguments) RUNS_ON(role_api)
+static char *add_hostfwd(const struct api_context *context, const json_t *arguments) RUNS_ON(role_api)
 {
     struct failure why = FAILURE_NULL;
     struct forward_spec spec;
     const char *bad = arguments ? parse_forward(context, arguments, &spec) : "proto";
     char text[512];
-    JsonBuilder *b;
     uint64_t id;
 
     if (bad)
@@ -204,27 +197,18 @@ static char *add_hostfwd(const struct api_context *context, JsonObject *argument
     if (forwards_add(context->forwards, &spec, &id, &why) < 0)
         return bad_request("add_hostfwd: slirp_add_hostfwd failed: %s",
                            failure_text(&why, text, sizeof(text)));
-    b = json_builder_new();
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "return");
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "id");
-    json_builder_add_int_value(b, (gint64)id);
-    json_builder_end_object(b);
-    json_builder_end_object(b);
-    return build(b);
+    return build(json_pack("{s:{s:I}}", "return", "id", (json_int_t)id));
 }
 
-static void put_string(JsonBuilder *b, const char *key, const char *value)
+/* Memory that runs out leaves the member out; build() or the next request fails, too. */
+static void put_string(json_t *object, const char *key, const char *value)
 {
-    json_builder_set_member_name(b, key);
-    json_builder_add_string_value(b, value);
+    (void)json_object_set_new(object, key, json_string(value));
 }
 
-static void put_number(JsonBuilder *b, const char *key, uint64_t value)
+static void put_number(json_t *object, const char *key, uint64_t value)
 {
-    json_builder_set_member_name(b, key);
-    json_builder_add_int_value(b, (gint64)value);
+    (void)json_object_set_new(object, key, json_integer((json_int_t)value));
 }
 
 static const char *address_text(const union address *a, char buffer[INET6_ADDRSTRLEN])
@@ -248,9 +232,8 @@ static void put_entry(const struct forward_info *info, void *arg)
 {
     const struct forward_spec *spec = &info->spec;
     char text[INET6_ADDRSTRLEN];
-    JsonBuilder *b = arg;
+    json_t *entries = arg, *b = json_object();
 
-    json_builder_begin_object(b);
     put_number(b, "id", info->id);
     put_string(b, "proto", proto_text(spec));
     put_string(b, "host_addr", address_text(&spec->host, text));
@@ -264,35 +247,20 @@ static void put_entry(const struct forward_info *info, void *arg)
     put_number(b, "bytes_out", info->bytes_to_host);
     if (spec->n_ports > 1)
         put_number(b, "host_port_end", address_port(&spec->host) + spec->n_ports - 1u);
-    json_builder_end_object(b);
+    (void)json_array_append_new(entries, b);
 }
 
 /* The documents promised {"return":{"entries":[...]}}, clients have always got {"entries":[...]}: both. */
-static char *list_hostfwd(const struct api_context *context, JsonObject *arguments) RUNS_ON(role_api)
+static char *list_hostfwd(const struct api_context *context, const json_t *arguments) RUNS_ON(role_api)
 {
-    JsonBuilder *b = json_builder_new();
-    JsonNode *entries;
+    json_t *entries = json_array();
 
     (void)arguments;
-    json_builder_begin_array(b);
-    forwards_each(context->forwards, put_entry, b);
-    json_builder_end_array(b);
-    entries = json_builder_get_root(b);
-    json_builder_reset(b);
-
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "return");
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "entries");
-    json_builder_add_value(b, json_node_copy(entries)); /* shares the array, copies nothing */
-    json_builder_end_object(b);
-    json_builder_set_member_name(b, "entries");
-    json_builder_add_value(b, entries);
-    json_builder_end_object(b);
-    return build(b);
+    forwards_each(context->forwards, put_entry, entries);
+    return build(json_pack("{s:{s:O},s:o}", "return", "entries", entries, "entries", entries));
 }
 
-static char *remove_hostfwd(const struct api_context *context, JsonObject *arguments) RUNS_ON(role_api)
+static char *remove_hostfwd(const struct api_context *context, const json_t *arguments) RUNS_ON(role_api)
 {
     struct failure why = FAILURE_NULL;
     char text[512];
@@ -308,29 +276,24 @@ static char *remove_hostfwd(const struct api_context *context, JsonObject *argum
     if (r < 0)
         return bad_request("remove_hostfwd: slirp_remove_hostfwd failed: %s",
                            failure_text(&why, text, sizeof(text)));
-    return g_strdup("{\"return\":{}}");
+    return build(json_pack("{s:{}}", "return"));
 }
 
-static char *stats(const struct api_context *context, JsonObject *arguments) RUNS_ON(role_api)
+static char *stats(const struct api_context *context, const json_t *arguments) RUNS_ON(role_api)
 {
-    JsonBuilder *b = json_builder_new();
+    json_t *values = json_object();
 
     (void)arguments;
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "return");
-    json_builder_begin_object(b);
-    put_string(b, "backend", context->backend);
-    put_string(b, "threads", context->mode);
+    put_string(values, "backend", context->backend);
+    put_string(values, "threads", context->mode);
     for (unsigned i = 0; i < COUNTER_COUNT; i++)
-        put_number(b, counter_rows[i].name, counter_read(i));
-    json_builder_end_object(b);
-    json_builder_end_object(b);
-    return build(b);
+        put_number(values, counter_rows[i].name, counter_read(i));
+    return build(json_pack("{s:o}", "return", values));
 }
 
 static const struct {
     const char *name;
-    char *(*answer)(const struct api_context *context, JsonObject *arguments);
+    char *(*answer)(const struct api_context *context, const json_t *arguments);
 } commands[] = {
     {"add_hostfwd", add_hostfwd},
     {"list_hostfwd", list_hostfwd},
@@ -338,31 +301,31 @@ static const struct {
     {"stats", stats},
 };
 
-static enum command_keep keep_of(JsonObject *request)
+static enum command_keep keep_of(const json_t *request)
 {
-    JsonNode *node = json_object_get_member(request, "keep_alive");
+    const json_t *node = json_object_get(request, "keep_alive");
 
-    if (!node || !JSON_NODE_HOLDS_VALUE(node) || json_node_get_value_type(node) != G_TYPE_BOOLEAN)
+    if (!json_is_boolean(node))
         return COMMAND_KEEP_UNSAID;
-    return json_node_get_boolean(node) ? COMMAND_KEEP_YES : COMMAND_KEEP_NO;
+    return json_is_true(node) ? COMMAND_KEEP_YES : COMMAND_KEEP_NO;
 }
 
 TSA(no_thread_safety_analysis) /* the table's functions are reached through pointers; all run here */
-static char *run_command(const struct api_context *context, JsonNode *root, enum command_keep *ret_keep)
+static char *run_command(const struct api_context *context, const json_t *request,
+                         enum command_keep *ret_keep)
 {
-    JsonObject *request, *arguments;
-    JsonNode *node;
+    const json_t *arguments;
     const char *name;
 
-    if (!JSON_NODE_HOLDS_OBJECT(root))
+    if (!json_is_object(request))
         return bad_request("json_object() failed");
-    request = json_node_get_object(root);
     *ret_keep = keep_of(request);
     name = string_of(request, "execute");
     if (!name)
         return bad_request("no execute found");
-    node = json_object_get_member(request, "arguments");
-    arguments = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    arguments = json_object_get(request, "arguments");
+    if (!json_is_object(arguments))
+        arguments = NULL;
     for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
         if (strcmp(name, commands[i].name) == 0)
             return commands[i].answer(context, arguments);
@@ -370,11 +333,21 @@ static char *run_command(const struct api_context *context, JsonNode *root, enum
     return bad_request("unknown execute");
 }
 
+void command_init(void)
+{
+    size_t seed = 0;
+
+    /* 0 makes jansson look for a seed in files, which the sandbox hides later. */
+    if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed) || seed == 0)
+        seed = (size_t)getpid();
+    json_object_seed(seed);
+}
+
 char *command_answer(const struct api_context *context, const char *text, size_t size,
                      enum command_keep *ret_keep)
 {
     static const char bom[] = "\xef\xbb\xbf";
-    JsonParser *parser;
+    json_t *request;
     char *answer;
 
     role_assert(&role_api);
@@ -383,13 +356,14 @@ char *command_answer(const struct api_context *context, const char *text, size_t
         text += strlen(bom);
         size -= strlen(bom);
     }
-    parser = json_parser_new();
-    if (json_parser_load_from_data(parser, text, (gssize)size, NULL) && json_parser_get_root(parser)) {
+    /* All numbers as doubles: a whole number of any length is a number, and only a bad argument. */
+    request = json_loadb(text, size, JSON_DECODE_ANY | JSON_DECODE_INT_AS_REAL, NULL);
+    if (request) {
         counter_add(COUNTER_api_requests, 1);
-        answer = run_command(context, json_parser_get_root(parser), ret_keep);
+        answer = run_command(context, request, ret_keep);
     } else {
         answer = command_refuse(COMMAND_UNPARSABLE);
     }
-    g_object_unref(parser);
+    json_decref(request);
     return answer;
 }

@@ -30,10 +30,14 @@ enum command_refusal {
     COMMAND_TOO_LARGE,
 };
 
+/* main, once, before the sandbox. */
+void command_init(void);
+
 /* Answers the request in @text[0..@size): one value that json_scan accepted, white space and a byte order
- * mark before it allowed. The reply is compact JSON without a newline, to be freed with g_free(). */
+ * mark before it allowed. The reply is compact JSON without a newline, to be freed with free();
+ * NULL: there is no memory for it. */
 char *command_answer(const struct api_context *context, const char *text, size_t size,
                      enum command_keep *ret_keep) RUNS_ON(role_api);
 
-/* The reply to what is no request at all. To be freed with g_free(). */
+/* The reply to what is no request at all. To be freed with free(); NULL as above. */
 char *command_refuse(enum command_refusal why) RUNS_ON(role_api);

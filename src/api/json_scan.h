@@ -2,7 +2,7 @@
 /*
  * json_scan.h - where does a JSON value end, and is it one that we accept?
  *
- * RFC 8259, strictly, where json-glib is lenient: no comments, no duplicate keys in an object, valid UTF-8
+ * RFC 8259, strictly, where libraries are lenient: no comments, no duplicate keys in an object, valid UTF-8
  * and UTF-16 escapes, no control characters in strings, no NUL. A byte order mark before the value is
  * skipped. A value arrives in pieces; every byte is looked at once. Any thread, pure, no allocation.
  */

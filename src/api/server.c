@@ -24,9 +24,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <glib.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -94,7 +94,7 @@ static void client_close(struct client *c) RUNS_ON(role_api)
 {
     close(c->fd); /* leaves the epoll set with it */
     session_deinit(&c->session);
-    g_free(c->out);
+    free(c->out);
     c->out = NULL;
     c->state = CLIENT_FREE;
 }
@@ -133,7 +133,7 @@ static bool client_flush(struct api_server *s, struct client *c) RUNS_ON(role_ap
             return false;
         }
     }
-    g_free(c->out);
+    free(c->out);
     c->out = NULL;
     c->out_at = c->out_size = 0;
     client_enter(s, c, CLIENT_READING);
@@ -414,6 +414,7 @@ int api_server_new(struct api_server **ret, const char *path, const struct api_c
 
     if (!s)
         return failure(why, -ENOMEM, NULL, "cannot allocate the API server");
+    command_init();
     s->context = context;
     s->listen_fd = s->dir_fd = s->stop_fd = -1;
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

@@ -4,7 +4,6 @@
 #include "base/log.h"
 
 #include <errno.h>
-#include <glib.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,14 +68,20 @@ static void log_request(const char *text, size_t size)
     log_info("api_handler: got request: %s", line);
 }
 
-/* Replies stand alone, as they always have; those of one connection are kept apart by newlines. */
+/* Replies stand alone, as they always have; those of one connection are kept apart by newlines. Takes @text;
+ * without one (memory) the conversation is over. */
 static enum session_step reply_with(struct session *s, char *text, char **ret, size_t *ret_size)
 {
     const char *before = s->line_open ? "\n" : "", *after = s->keep_alive ? "\n" : "";
+    int n = text ? asprintf(ret, "%s%s%s", before, text, after) : -1;
 
-    *ret = g_strconcat(before, text, after, NULL);
-    *ret_size = strlen(*ret);
-    g_free(text);
+    free(text);
+    if (n < 0) {
+        *ret = NULL;
+        s->over = true;
+        return SESSION_OVER;
+    }
+    *ret_size = (size_t)n;
     s->line_open = !s->keep_alive;
     s->answered = true;
     return SESSION_REPLY;

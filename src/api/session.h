@@ -44,7 +44,7 @@ void session_received(struct session *s, size_t size) RUNS_ON(role_api);
 void session_ended(struct session *s) RUNS_ON(role_api);
 
 /* What to do next. *@ret is the reply to SESSION_REPLY, with what has to be around it: to be sent as it is
- * and freed with g_free(). */
+ * and freed with free(). */
 enum session_step session_next(struct session *s, char **ret, size_t *ret_size) RUNS_ON(role_api);
 
 /* Everything that came has been answered. */

@@ -218,6 +218,11 @@ static int divert(const struct process *p, const struct agent_message *request)
     if (m.result == 0 && (m.result = repair_connect(spec, &fd)) < 0)
         (void)nft_remove(p->nft, &tuple, 1);
     r = send_message(&m, &fd, fd >= 0);
+    if (r == -ETOOMANYREFS) { /* more on their way than RLIMIT_NOFILE: unix(7) */
+        (void)nft_remove(p->nft, &tuple, 1);
+        m.result = -EMFILE;
+        r = send_message(&m, NULL, 0);
+    }
     if (fd >= 0)
         close(fd);
     return r;

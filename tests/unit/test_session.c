@@ -8,7 +8,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <json-glib/json-glib.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,7 +90,7 @@ static int after_each(void **state)
     role_assert(&role_api);
     session_deinit(&session);
     session_deinit(&session);
-    g_free(reply);
+    free(reply);
     reply = NULL;
     return 0;
 }
@@ -126,7 +126,7 @@ static enum session_step next(void) RUNS_ON(role_api)
     if (step == SESSION_REPLY) {
         assert_non_null(text);
         assert_int_equal(strlen(text), size);
-        g_free(reply);
+        free(reply);
         reply = text;
     } else {
         assert_null(text);
@@ -248,6 +248,8 @@ static void test_what_is_no_json(void **state)
         "{\"execute\":\"list_\xffhostfwd\"}",
         "{\"execute\":\"\\ud800\"}",
         "{\"execute\":\"list_hostfwd\\u0000\"}",
+        "1e400", /* beyond a double, as ever */
+        "{\"execute\":\"remove_hostfwd\",\"arguments\":{\"id\":-1e400}}",
         "hello",
         "-",
         "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
@@ -266,8 +268,7 @@ static void test_what_is_no_json(void **state)
 static void test_json_that_is_no_object(void **state)
 {
     static const char *const requests[] = {
-        "[]",    "\"execute\"", "1", "-0.5", "true", "null", "[{\"execute\":\"list_hostfwd\"}]",
-        "false", "1e400"};
+        "[]", "\"execute\"", "1", "-0.5", "true", "null", "[{\"execute\":\"list_hostfwd\"}]", "false"};
 
     (void)state;
     role_assert(&role_api);
@@ -304,7 +305,7 @@ static void test_objects_that_are_no_command(void **state)
         ask_error(unknown[i], "unknown execute");
 }
 
-/* json-glib parses what the scanner let through: what is JSON must be JSON for both. */
+/* jansson parses what the scanner let through: what is JSON must be JSON for both. */
 static void test_whatever_is_json_can_be_parsed(void **state)
 {
     static const char *const values[] = {
@@ -329,8 +330,6 @@ static void test_whatever_is_json_can_be_parsed(void **state)
         "9223372036854775808",
         "18446744073709551616",
         "123456789012345678901234567890",
-        "1e400",
-        "-1e400",
         "1e-400",
         "\"\"",
         "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"",
@@ -453,8 +452,6 @@ static void test_ports_that_are_none(void **state)
                                       "1e9",
                                       "0.5",
                                       "-0",
-                                      "1e400",
-                                      "-1e400",
                                       "18446744073709551617",
                                       "18446744073709559696",
                                       "4294975376",
@@ -675,25 +672,34 @@ static void test_removal(void **state)
     assert_int_equal(table.removed_id, 1ULL << 53);
 }
 
-static void assert_entry(JsonArray *entries, unsigned i, int64_t id, const char *proto, const char *host,
+static const char *text_in(const json_t *object, const char *key)
+{
+    return json_string_value(json_object_get(object, key));
+}
+
+static json_int_t number_in(const json_t *object, const char *key)
+{
+    return json_integer_value(json_object_get(object, key));
+}
+
+static void assert_entry(const json_t *entries, unsigned i, int64_t id, const char *proto, const char *host,
                          int64_t host_port, const char *guest, int64_t guest_port)
 {
-    JsonObject *entry = json_array_get_object_element(entries, i);
+    const json_t *entry = json_array_get(entries, i);
 
-    assert_int_equal(json_object_get_int_member(entry, "id"), id);
-    assert_string_equal(json_object_get_string_member(entry, "proto"), proto);
-    assert_string_equal(json_object_get_string_member(entry, "host_addr"), host);
-    assert_int_equal(json_object_get_int_member(entry, "host_port"), host_port);
-    assert_string_equal(json_object_get_string_member(entry, "guest_addr"), guest);
-    assert_int_equal(json_object_get_int_member(entry, "guest_port"), guest_port);
-    assert_string_equal(json_object_get_string_member(entry, "path"), "splice");
-    assert_int_equal(json_object_get_int_member(entry, "connections"), 7);
+    assert_int_equal(number_in(entry, "id"), id);
+    assert_string_equal(text_in(entry, "proto"), proto);
+    assert_string_equal(text_in(entry, "host_addr"), host);
+    assert_int_equal(number_in(entry, "host_port"), host_port);
+    assert_string_equal(text_in(entry, "guest_addr"), guest);
+    assert_int_equal(number_in(entry, "guest_port"), guest_port);
+    assert_string_equal(text_in(entry, "path"), "splice");
+    assert_int_equal(number_in(entry, "connections"), 7);
 }
 
 static void test_the_list_has_both_shapes(void **state)
 {
-    JsonParser *parser = json_parser_new();
-    JsonObject *object;
+    json_t *object;
 
     (void)state;
     role_assert(&role_api);
@@ -705,26 +711,22 @@ static void test_the_list_has_both_shapes(void **state)
     ask(add_request("\"proto\":\"tcp\",\"host_addr\":\"::1\",\"host_port\":1,\"guest_port\":1"));
     ask("{\"execute\":\"list_hostfwd\",\"arguments\":\"ignored\"}");
     assert_null(strpbrk(reply, " \n"));
-    assert_true(json_parser_load_from_data(parser, reply, -1, NULL));
-    object = json_node_get_object(json_parser_get_root(parser));
+    object = json_loads(reply, 0, NULL);
+    assert_non_null(object);
     for (int shape = 0; shape < 2; shape++) {
-        JsonObject *holder = shape ? json_object_get_object_member(object, "return") : object;
-        JsonArray *entries = json_object_get_array_member(holder, "entries");
+        const json_t *holder = shape ? json_object_get(object, "return") : object;
+        const json_t *entries = json_object_get(holder, "entries");
 
-        assert_int_equal(json_array_get_length(entries), 4);
+        assert_int_equal(json_array_size(entries), 4);
         assert_entry(entries, 0, 1, "tcp", "0.0.0.0", 8080, "10.0.2.100", 80);
         assert_entry(entries, 1, 2, "udp", "127.0.0.1", 53, "10.0.2.100", 53);
         assert_entry(entries, 2, 3, "tcp6", "::", 1000, "fd00::64", 2000);
         assert_entry(entries, 3, 4, "tcp", "::1", 1, "10.0.2.100", 1);
-        for (unsigned i = 0; i < 4; i++) {
-            JsonObject *entry = json_array_get_object_element(entries, i);
-
-            assert_int_equal(json_object_has_member(entry, "host_port_end"), i == 2);
-        }
-        assert_int_equal(
-            json_object_get_int_member(json_array_get_object_element(entries, 2), "host_port_end"), 1009);
+        for (unsigned i = 0; i < 4; i++)
+            assert_int_equal(json_object_get(json_array_get(entries, i), "host_port_end") != NULL, i == 2);
+        assert_int_equal(number_in(json_array_get(entries, 2), "host_port_end"), 1009);
     }
-    g_object_unref(parser);
+    json_decref(object);
     ask("{\"execute\":\"remove_hostfwd\",\"arguments\":{\"id\":1}}");
     ask(list);
     assert_null(strstr(reply, "\"id\":1,"));
@@ -1085,7 +1087,7 @@ static void test_a_request_behind_another_moves_to_the_front(void **state)
     expect(SESSION_WAIT);
 }
 
-/* What json-glib complains of on stderr, and what the reader of the log would believe. */
+/* Nor is there anything in them that the reader of the log would believe. */
 static void test_hostile_bytes_are_only_bytes(void **state)
 {
     static char text[REQUEST_MAX];
@@ -1147,7 +1149,7 @@ int main(void)
     int r;
 
     log_set_level(LOG_LEVEL_WARNING); /* not every request */
-    g_log_set_always_fatal(G_LOG_LEVEL_CRITICAL | G_LOG_LEVEL_WARNING);
+    command_init();
     role_enter(&role_api);
     r = cmocka_run_group_tests(tests, NULL, NULL);
     role_leave(&role_api);
