@@ -141,8 +141,7 @@ static void check_scan(const char *text, size_t size, size_t cut)
 /* Newlines around it, JSON between them; nothing but a "return" or an "error". */
 static void check_reply(const char *reply, size_t size)
 {
-    JsonParser *parser = json_parser_new();
-    JsonNode *root;
+    json_t *root;
 
     CHECK(strlen(reply) == size && size > 0);
     if (reply[0] == '\n') {
@@ -152,12 +151,10 @@ static void check_reply(const char *reply, size_t size)
     if (size > 0 && reply[size - 1] == '\n')
         size--;
     CHECK(!memchr(reply, '\n', size));
-    CHECK(json_parser_load_from_data(parser, reply, (gssize)size, NULL));
-    root = json_parser_get_root(parser);
-    CHECK(root && JSON_NODE_HOLDS_OBJECT(root));
-    CHECK(json_object_has_member(json_node_get_object(root), "return") !=
-          json_object_has_member(json_node_get_object(root), "error"));
-    g_object_unref(parser);
+    root = json_loadb(reply, size, 0, NULL);
+    CHECK(json_is_object(root));
+    CHECK(!json_object_get(root, "return") != !json_object_get(root, "error"));
+    json_decref(root);
 }
 
 /* Until it waits or is over; at most a reply per byte that has come, and one for the end. */
