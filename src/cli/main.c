@@ -147,7 +147,7 @@ static int signals_open(struct failure *why)
 
 /* The agent is what splicing needs; without it everything goes through libslirp, and the reason is said. A
  * failure is one only with --divert=on. */
-static int agent_open(struct program *p, struct failure *ret_why)
+static int agent_begin(struct program *p, struct failure *ret_why)
 {
     const struct options *o = &p->options;
     struct failure why = FAILURE_NULL;
@@ -178,22 +178,40 @@ static int agent_open(struct program *p, struct failure *ret_why)
     config.stock = o->api_socket != NULL;
     inet_pton(AF_INET6, "fd00::2", &config.gateway6);
     fflush(NULL); /* or the child would print it again */
-    if (guest_namespaces_open(o, &user_fd, &net_fd, &why) == 0) {
-        config.userns_fd = user_fd;
-        config.netns_fd = net_fd;
-        if (agent_start(&p->agent, &config, &why) == 0) {
-            r = agent_divert_state(p->agent);
-            if (r == 0 || o->divert != DIVERT_ON)
-                return 0;
-            return failure(ret_why, r, "load the module nf_tables, or use --divert=auto",
-                           "--divert=on: nf_tables cannot be had in the guest's namespace");
-        }
-    }
-    if (o->divert == DIVERT_ON) {
+    if (guest_namespaces_open(o, &user_fd, &net_fd, &why) < 0)
+        return 0; /* the TAP will fail for the same reason, in the words that clients know */
+    config.userns_fd = user_fd;
+    config.netns_fd = net_fd;
+    r = agent_start(&p->agent, &config, &why);
+    if (r < 0 && o->divert == DIVERT_ON) {
         *ret_why = why;
-        return why.code;
+        return r;
     }
-    failure_text(&why, p->no_splice_why, sizeof(p->no_splice_why));
+    if (r < 0)
+        failure_text(&why, p->no_splice_why, sizeof(p->no_splice_why));
+    return 0;
+}
+
+/* The agent's report. Without it everything goes through libslirp, and the reason is said. */
+static int agent_finish(struct program *p, struct failure *ret_why)
+{
+    struct failure why = FAILURE_NULL;
+    int r;
+
+    if (!p->agent)
+        return 0;
+    r = agent_wait(p->agent, &why);
+    if (r == 0 && p->options.divert == DIVERT_ON && (r = agent_divert_state(p->agent)) < 0)
+        failure(&why, r, "load the module nf_tables, or use --divert=auto",
+                "--divert=on: nf_tables cannot be had in the guest's namespace");
+    if (r < 0 && p->options.divert == DIVERT_ON) {
+        *ret_why = why;
+        return r;
+    }
+    if (r < 0) {
+        p->agent = agent_free(p->agent);
+        failure_text(&why, p->no_splice_why, sizeof(p->no_splice_why));
+    }
     return 0;
 }
 
@@ -281,7 +299,8 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
     if (r < 0)
         return r;
     link->fd = -1; /* the engine's now */
-    return forwards_open(p, why);
+    r = agent_finish(p, why);
+    return r < 0 ? r : forwards_open(p, why);
 }
 
 static int api_open(struct program *p, struct failure *why)
@@ -362,8 +381,11 @@ static int start(struct program *p, struct failure *why)
 {
     struct guest_link link = GUEST_LINK_NULL;
     const struct options *o = &p->options;
-    int r = guest_link_open(&link, o, why);
+    int r = agent_begin(p, why); /* first: it takes longest, and runs beside everything else */
 
+    if (r < 0)
+        return r;
+    r = guest_link_open(&link, o, why);
     if (r < 0) {
         char text[512];
 
@@ -378,13 +400,10 @@ static int start(struct program *p, struct failure *why)
     if (o->target == TARGET_PID && !o->sandbox)
         target_watch_init(&p->target, o->pid);
     options_print_banner(o);
-    r = agent_open(p, why);
-    if (r < 0) {
+    if (o->sandbox && (r = sandbox_join(o, why)) < 0) {
         closep(&link.fd);
         return r;
     }
-    if (o->sandbox && (r = sandbox_join(o, why)) < 0)
-        return r;
     r = engine_open(p, &link, why);
     if (r < 0) {
         closep(&link.fd);

@@ -511,9 +511,16 @@ int agent_start(struct agent **ret, const struct agent_config *config, struct fa
     close(pair[1]);
     if (a->pid < 0)
         return failure(why, r, NULL, "cannot fork the agent");
-    r = wait_started(a, why);
-    if (r < 0)
-        return r;
     *ret = steal(&a);
     return 0;
+}
+
+int agent_wait(struct agent *a, struct failure *why)
+{
+    static const struct agent_message look = {.type = MESSAGE_LOOK};
+    int r = wait_started(a, why);
+
+    if (r == 0 && (r = send_message(a, &look)) < 0)
+        failure(why, r, NULL, "the agent ended after its report");
+    return r;
 }

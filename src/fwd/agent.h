@@ -48,9 +48,13 @@ enum agent_reason { /* why a family cannot be spliced; agent_reason_text() */
                     AGENT_NOT_LOCAL,      /* the family is ready, the address is not one of the guest's own */
 };
 
-/* main, before threads and sandbox: forks, and waits until the process is in the namespaces and sealed (a few
- * ms; AGENT_START_MS at most). 0 or a negative errno with its sentence; the caller goes on without. */
+/* main, before threads and sandbox: forks. What the process needs until it is sealed (2 ms or so) runs beside
+ * what the caller does meanwhile. 0, or a negative errno with its sentence; the caller goes on without. */
 int agent_start(struct agent **ret, const struct agent_config *config, struct failure *why);
+/* main, before threads, once the guest's interfaces are as they will be: waits until the process is in the
+ * namespaces and sealed (AGENT_START_MS at most) and lets it look around. 0, or a negative errno with its
+ * sentence: the caller frees the agent and goes on without. */
+int agent_wait(struct agent *a, struct failure *why);
 /* main, after threads ended: ends and reaps the process. NULL is fine; returns NULL. */
 struct agent *agent_free(struct agent *a);
 /* Its process id, for as long as the struct lives. Whoever counts the users of the guest's network namespace

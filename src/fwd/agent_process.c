@@ -247,8 +247,9 @@ static int serve(struct process *p)
         if (index < 0 || m.count == 0 || m.count > AGENT_STOCK_MAX)
             return -EPROTO;
         return give_sockets(p, index, m.count);
-    case MESSAGE_LOOK:
+    case MESSAGE_LOOK: /* at once: the parent does not ask often */
         p->look = true;
+        p->look_ns = 0;
         return 0;
     case MESSAGE_DIVERT:
         return divert(p, &m);
@@ -271,8 +272,7 @@ static void run(struct process *p)
 {
     int r = 0;
 
-    p->look = true;
-    while (r == 0) {
+    while (r == 0) { /* the first look is the parent's wish */
         int64_t wait_ns = p->look ? p->look_ns - clock_monotonic_ns() : -1;
         struct pollfd fds[2] = {
             {.fd = SOCK_FD, .events = POLLIN},

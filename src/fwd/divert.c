@@ -46,6 +46,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 
@@ -767,14 +768,15 @@ static void on_event(void *arg, uint64_t value, uint32_t events)
 int divert_new(struct divert **ret, const struct divert_config *config, struct failure *why)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
-    struct divert *d = aligned_alloc(CACHE_LINE, (sizeof(*d) + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE);
+    /* Fresh pages from the kernel are zero and cost nothing until they are used: most of them never are. */
+    struct divert *d =
+        mmap(NULL, sizeof(*d), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-    if (!d)
+    if (d == MAP_FAILED)
         return failure(why, -ENOMEM, NULL, "cannot allocate the table of diverted connections");
-    memset(d, 0, sizeof(*d));
     d->config = *config;
     if (getrandom(d->secret, sizeof(d->secret), 0) != sizeof(d->secret)) {
-        free(d);
+        munmap(d, sizeof(*d));
         return failure(why, -errno, NULL, "getrandom");
     }
     pthread_mutex_init(&d->lock, NULL);
@@ -796,6 +798,6 @@ struct divert *divert_free(struct divert *d) TSA(no_thread_safety_analysis) /* a
         free(d->entries[i]);
     }
     pthread_mutex_destroy(&d->lock);
-    free(d);
+    munmap(d, sizeof(*d));
     return NULL;
 }

@@ -376,6 +376,8 @@ static struct agent *start(void)
     char text[512];
     int r = agent_start(&a, config(), &why);
 
+    if (r == 0)
+        r = agent_wait(a, &why);
     if (r < 0)
         print_error("%s\n", failure_text(&why, text, sizeof(text)));
     assert_int_equal(r, 0);
@@ -1023,7 +1025,7 @@ static void test_agent_dies_with_its_parent(void **state)
     if (parent == 0) {
         struct agent *a = NULL;
 
-        if (agent_start(&a, config(), NULL) < 0)
+        if (agent_start(&a, config(), NULL) < 0 || agent_wait(a, NULL) < 0)
             _exit(1);
         pid = agent_pid(a);
         if (write(fds[1], &pid, sizeof(pid)) != sizeof(pid))
@@ -1068,12 +1070,15 @@ static void test_failure_has_a_sentence(void **state)
     assert_true(null_fd >= 0);
     c.userns_fd = -1;
     c.netns_fd = null_fd;
-    assert_int_equal(agent_start(&a, &c, &why), -EINVAL);
-    assert_null(a);
+    assert_int_equal(agent_start(&a, &c, &why), 0);
+    assert_int_equal(agent_wait(a, &why), -EINVAL);
+    a = agent_free(a);
     assert_int_equal(why.code, -EINVAL);
     assert_string_equal(why.what, "the agent cannot join the guest's network namespace");
     assert_string_equal(why.hint, "this file is no network namespace");
-    assert_int_equal(agent_start(&a, &c, NULL), -EINVAL);
+    assert_int_equal(agent_start(&a, &c, NULL), 0);
+    assert_int_equal(agent_wait(a, NULL), -EINVAL);
+    agent_free(a);
     close(null_fd);
 }
 
