@@ -36,6 +36,7 @@
 #include "base/clock.h"
 #include "base/counters.h"
 #include "fwd/agent.h"
+#include "fwd/handshake.h"
 #include "fwd/nft.h"
 #include "fwd/repair.h"
 #include "io/icmp_error.h"
@@ -60,8 +61,6 @@ enum {
     SLIRP_MS = 130000, /* Linux repeats a SYN for 127 s (tcp_syn_retries 6) */
     SWEEP_MS = 1000,
     AGENT_BUSY_MS = 5, /* until it may hear more */
-    ETH_SIZE = 14,
-    SYN_ACK_MSS = 65495, /* what lo can take: the TAP's MTU does not matter here */
 };
 
 enum state { STATE_FREE, STATE_CONNECTING, STATE_BUILDING, STATE_OPEN, STATE_LINGER, STATE_SLIRP };
@@ -234,130 +233,18 @@ bool divert_take(struct divert *d, const struct packet *p)
 
 /* ---- frames for the guest ---- */
 
-/* Ethernet and IP headers of an answer to @p; returns where TCP begins. */
-static uint32_t answer_headers(uint8_t *out, const struct packet *p, uint32_t tcp_size)
+static void send_reset(const struct divert *d, const struct packet *syn)
 {
-    uint8_t *ip = out + ETH_SIZE;
-    uint16_t sum;
+    uint8_t frame[HANDSHAKE_FRAME_MAX];
 
-    memcpy(out, p->frame + 6, 6);
-    memcpy(out + 6, p->frame, 6);
-    memcpy(out + 12, p->frame + 12, 2);
-    if (p->frame[12] == 0x86) {
-        memset(ip, 0, 40);
-        ip[0] = 0x60;
-        put_u16(ip + 4, (uint16_t)tcp_size);
-        ip[6] = IPPROTO_TCP;
-        ip[7] = 64;
-        memcpy(ip + 8, p->dst, 16);
-        memcpy(ip + 24, p->src, 16);
-        return ETH_SIZE + 40;
-    }
-    memset(ip, 0, 20);
-    ip[0] = 0x45;
-    put_u16(ip + 2, (uint16_t)(20 + tcp_size));
-    ip[6] = 0x40; /* DF: an identification of 0 is right then (RFC 6864) */
-    ip[8] = 64;
-    ip[9] = IPPROTO_TCP;
-    memcpy(ip + 12, p->dst, 4);
-    memcpy(ip + 16, p->src, 4);
-    sum = checksum_fold(checksum_add(0, ip, 20));
-    memcpy(ip + 10, &sum, 2);
-    return ETH_SIZE + 20;
+    d->config.send(d->config.arg, frame, handshake_reset(frame, syn));
 }
 
-static void put_u32(uint8_t *p, uint32_t v)
+static void send_syn_ack(const struct divert *d, const struct entry *e, const struct packet *syn)
 {
-    put_u16(p, (uint16_t)(v >> 16));
-    put_u16(p + 2, (uint16_t)v);
-}
+    uint8_t frame[HANDSHAKE_FRAME_MAX];
 
-static uint32_t get_u32(const uint8_t *p)
-{
-    return (uint32_t)get_u16(p) << 16 | get_u16(p + 2);
-}
-
-static void send_answer(const struct divert *d, const struct packet *p, uint8_t flags, uint32_t seq,
-                        uint32_t ack, uint16_t window, const uint8_t *options, uint32_t options_size)
-{
-    uint8_t frame[ETH_SIZE + 40 + 60], *tcp;
-    uint32_t tcp_size = 20 + options_size, at = answer_headers(frame, p, tcp_size), sum;
-    uint32_t addr_size = p->frame[12] == 0x86 ? 16 : 4;
-    uint8_t pseudo[4] = {0, IPPROTO_TCP, (uint8_t)(tcp_size >> 8), (uint8_t)tcp_size};
-    uint16_t folded;
-
-    tcp = frame + at;
-    memset(tcp, 0, 20);
-    put_u16(tcp, p->dst_port);
-    put_u16(tcp + 2, p->src_port);
-    put_u32(tcp + 4, seq);
-    put_u32(tcp + 8, ack);
-    tcp[12] = (uint8_t)(tcp_size / 4 << 4);
-    tcp[13] = flags;
-    put_u16(tcp + 14, window);
-    if (options_size > 0)
-        memcpy(tcp + 20, options, options_size);
-    sum = checksum_add(0, p->dst, addr_size); /* RFC 9293 3.1, RFC 8200 8.1 */
-    sum = checksum_add(sum, p->src, addr_size);
-    sum = checksum_add(sum, pseudo, sizeof(pseudo));
-    folded = checksum_fold(checksum_add(sum, tcp, tcp_size));
-    memcpy(tcp + 16, &folded, 2);
-    d->config.send(d->config.arg, frame, at + tcp_size);
-}
-
-static void send_reset(const struct divert *d, const struct packet *p)
-{
-    send_answer(d, p, PACKET_TCP_RST | PACKET_TCP_ACK, 0, get_u32(p->l4 + 4) + 1, 0, NULL, 0);
-}
-
-static void send_syn_ack(const struct divert *d, const struct entry *e, const struct packet *p)
-{
-    uint8_t options[12] = {2, 4, SYN_ACK_MSS >> 8, SYN_ACK_MSS & 0xff}; /* RFC 9293 3.7.1 */
-    uint32_t size = 4;
-
-    if (e->spec.sack) { /* RFC 2018, two NOPs before it */
-        options[size] = options[size + 1] = 1;
-        options[size + 2] = 4;
-        options[size + 3] = 2;
-        size += 4;
-    }
-    if (e->spec.has_wscale) { /* RFC 7323 2.2, a NOP before it */
-        options[size] = 1;
-        options[size + 1] = 3;
-        options[size + 2] = 3;
-        options[size + 3] = e->spec.wscale;
-        size += 4;
-    }
-    send_answer(d, p, PACKET_TCP_SYN | PACKET_TCP_ACK, e->isn, e->spec.peer_isn + 1, REPAIR_WINDOW, options,
-                size);
-}
-
-/* The options of the guest's SYN. Malformed ones are passed over, as RFC 9293 3.1 allows. */
-static void read_options(struct repair_spec *spec, const struct packet *p)
-{
-    uint32_t end = (uint32_t)(p->l4[12] >> 4) * 4, at = 20;
-
-    spec->mss = p->frame[12] == 0x86 ? 1220 : 536;
-    while (at < end && at < p->l4_size) {
-        const uint8_t *o = p->l4 + at;
-
-        if (o[0] == 0)
-            return;
-        if (o[0] == 1) {
-            at++;
-            continue;
-        }
-        if (at + 1 >= end || o[1] < 2 || at + o[1] > end)
-            return;
-        if (o[0] == 2 && o[1] == 4 && get_u16(o + 2) >= 64)
-            spec->mss = get_u16(o + 2);
-        else if (o[0] == 3 && o[1] == 3) {
-            spec->has_wscale = true;
-            spec->peer_wscale = o[2] > REPAIR_WSCALE_MAX ? REPAIR_WSCALE_MAX : o[2];
-        } else if (o[0] == 4 && o[1] == 2)
-            spec->sack = true;
-        at += o[1];
-    }
+    d->config.send(d->config.arg, frame, handshake_syn_ack(frame, syn, &e->spec));
 }
 
 /* ---- entries ---- */
@@ -510,11 +397,9 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     e->spec = (struct repair_spec){
         .local = e->destination,
         .peer = e->source,
-        .peer_isn = get_u32(p.l4 + 4),
-        .window = get_u16(p.l4 + 14),
         .wscale = repair_wscale(),
     };
-    read_options(&e->spec, &p);
+    handshake_read_syn(&e->spec, &p);
     if (getrandom(&e->isn, sizeof(e->isn), GRND_NONBLOCK) != sizeof(e->isn))
         e->isn = (uint32_t)clock_monotonic_ns();
     e->spec.isn = e->isn;
@@ -663,7 +548,7 @@ static void handle_syn(struct divert *d, const struct syn *s) RUNS_ON(role_fwd)
     case STATE_BUILDING:
         return;
     case STATE_OPEN:
-        if (get_u32(p.l4 + 4) == e->spec.peer_isn) /* our SYN-ACK was lost */
+        if (handshake_sequence(&p) == e->spec.peer_isn) /* our SYN-ACK was lost */
             send_syn_ack(d, e, &p);
         return;
     case STATE_SLIRP:
