@@ -1,78 +1,31 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "api/commands.h"
 
+#include "api/inspect.h"
+#include "api/reply.h"
 #include "base/bits.h"
 #include "base/counters.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <jansson.h>
-#include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { DESC_MAX = 1024 }; /* of an error, bytes; longer ones are cut */
-
-/* ---- replies ---- */
-
-/* Takes @root (NULL: memory ran out on the way). Without memory there is no reply: the client sees its
- * connection end. */
-static char *build(json_t *root)
-{
-    char *text = root ? json_dumps(root, JSON_COMPACT) : NULL;
-
-    json_decref(root);
-    return text;
-}
-
-/* {"error":{"desc":"bad request: WHAT"}} */
-static char *bad_request(const char *format, ...) __attribute__((format(printf, 1, 2)));
-static char *bad_request(const char *format, ...)
-{
-    static const char prefix[] = "bad request: ";
-    char desc[DESC_MAX];
-    va_list ap;
-
-    memcpy(desc, prefix, sizeof(prefix));
-    va_start(ap, format);
-    (void)vsnprintf(desc + strlen(prefix), sizeof(desc) - strlen(prefix), format, ap);
-    va_end(ap);
-    counter_add(COUNTER_api_errors, 1);
-    return build(json_pack("{s:{s:s}}", "error", "desc", desc));
-}
-
 char *command_refuse(enum command_refusal why)
 {
     role_assert(&role_api);
     counter_add(COUNTER_api_requests, 1);
-    return bad_request("%s", why == COMMAND_TOO_LARGE ? "too large message" : "cannot parse JSON");
+    return reply_bad_request("%s", why == COMMAND_TOO_LARGE ? "too large message" : "cannot parse JSON");
 }
 
 /* ---- arguments ---- */
 
-static const char *string_of(const json_t *arguments, const char *key)
-{
-    return json_string_value(json_object_get(arguments, key)); /* NULL: it is none */
-}
-
 static bool has(const json_t *arguments, const char *key)
 {
     return json_object_get(arguments, key) != NULL;
-}
-
-/* A whole number between @min and @max; false for anything else. 8080.0 is the same number as 8080. */
-static bool number_of(const json_t *arguments, const char *key, double min, double max, uint64_t *ret)
-{
-    const json_t *node = json_object_get(arguments, key);
-    double n = json_number_value(node);
-
-    if (!json_is_number(node) || !(n >= min && n <= max) || n != floor(n))
-        return false;
-    *ret = (uint64_t)n;
-    return true;
 }
 
 struct proto {
@@ -125,7 +78,7 @@ static const struct proto *find_proto(const char *name)
 
 static bool parse_path(const json_t *arguments, enum forward_path *ret)
 {
-    const char *text = string_of(arguments, "path");
+    const char *text = reply_string_of(arguments, "path");
 
     if (!has(arguments, "path") || (text && strcmp(text, "auto") == 0))
         *ret = FORWARD_AUTO;
@@ -141,7 +94,7 @@ static bool parse_path(const json_t *arguments, enum forward_path *ret)
 static const char *parse_forward(const struct api_context *context, const json_t *arguments,
                                  struct forward_spec *spec)
 {
-    const struct proto *proto = find_proto(string_of(arguments, "proto"));
+    const struct proto *proto = find_proto(reply_string_of(arguments, "proto"));
     uint64_t first, last, guest;
     const char *text;
 
@@ -153,29 +106,29 @@ static const char *parse_forward(const struct api_context *context, const json_t
         .v6_only = proto->family == AF_INET6,
     };
 
-    text = string_of(arguments, "host_addr");
+    text = reply_string_of(arguments, "host_addr");
     if (!text || !*text)
         text = spec->v6_only ? "::" : "0.0.0.0";
     if (!parse_address(&spec->host, text) ||
         (proto->family != AF_UNSPEC && spec->host.sa.sa_family != proto->family))
         return "host_addr";
 
-    if (!number_of(arguments, "host_port", 1, 65535, &first))
+    if (!reply_number_of(arguments, "host_port", 1, 65535, &first))
         return "host_port";
     last = first;
     if (has(arguments, "host_port_end") &&
-        !number_of(arguments, "host_port_end", (double)first, 65535, &last))
+        !reply_number_of(arguments, "host_port_end", (double)first, 65535, &last))
         return "host_port_end";
     address_set_port(&spec->host, (uint16_t)first);
     spec->n_ports = (uint16_t)(last - first + 1);
 
-    text = string_of(arguments, "guest_addr");
+    text = reply_string_of(arguments, "guest_addr");
     if (spec->v6_only && (!text || !*text) && !IN6_IS_ADDR_UNSPECIFIED(&context->guest6))
         text = "::";
     if (!parse_guest(context, text, &spec->guest))
         return "guest_addr";
 
-    if (!number_of(arguments, "guest_port", 1, 65536 - spec->n_ports, &guest))
+    if (!reply_number_of(arguments, "guest_port", 1, 65536 - spec->n_ports, &guest))
         return "guest_port";
     address_set_port(&spec->guest, (uint16_t)guest);
 
@@ -193,28 +146,11 @@ static char *add_hostfwd(const struct api_context *context, const json_t *argume
     uint64_t id;
 
     if (bad)
-        return bad_request("add_hostfwd: bad arguments.%s", bad);
+        return reply_bad_request("add_hostfwd: bad arguments.%s", bad);
     if (forwards_add(context->forwards, &spec, &id, &why) < 0)
-        return bad_request("add_hostfwd: slirp_add_hostfwd failed: %s",
-                           failure_text(&why, text, sizeof(text)));
-    return build(json_pack("{s:{s:I}}", "return", "id", (json_int_t)id));
-}
-
-/* Memory that runs out leaves the member out; build() or the next request fails, too. */
-static void put_string(json_t *object, const char *key, const char *value)
-{
-    (void)json_object_set_new(object, key, json_string(value));
-}
-
-static void put_number(json_t *object, const char *key, uint64_t value)
-{
-    (void)json_object_set_new(object, key, json_integer((json_int_t)value));
-}
-
-static const char *address_text(const union address *a, char buffer[INET6_ADDRSTRLEN])
-{
-    return a->sa.sa_family == AF_INET6 ? inet_ntop(AF_INET6, &a->in6.sin6_addr, buffer, INET6_ADDRSTRLEN)
-                                       : inet_ntop(AF_INET, &a->in.sin_addr, buffer, INET6_ADDRSTRLEN);
+        return reply_bad_request("add_hostfwd: slirp_add_hostfwd failed: %s",
+                                 failure_text(&why, text, sizeof(text)));
+    return reply_build(json_pack("{s:{s:I}}", "return", "id", (json_int_t)id));
 }
 
 /* As it was asked for: "tcp6" is not what "tcp" on an IPv6 address is. */
@@ -234,19 +170,19 @@ static void put_entry(const struct forward_info *info, void *arg)
     char text[INET6_ADDRSTRLEN];
     json_t *entries = arg, *b = json_object();
 
-    put_number(b, "id", info->id);
-    put_string(b, "proto", proto_text(spec));
-    put_string(b, "host_addr", address_text(&spec->host, text));
-    put_number(b, "host_port", address_port(&spec->host));
-    put_string(b, "guest_addr", address_text(&spec->guest, text));
-    put_number(b, "guest_port", address_port(&spec->guest));
-    put_string(b, "path", info->path);
-    put_string(b, "reason", info->reason);
-    put_number(b, "connections", info->n_connections);
-    put_number(b, "bytes_in", info->bytes_to_guest);
-    put_number(b, "bytes_out", info->bytes_to_host);
+    reply_number(b, "id", info->id);
+    reply_string(b, "proto", proto_text(spec));
+    reply_string(b, "host_addr", reply_address(&spec->host, text));
+    reply_number(b, "host_port", address_port(&spec->host));
+    reply_string(b, "guest_addr", reply_address(&spec->guest, text));
+    reply_number(b, "guest_port", address_port(&spec->guest));
+    reply_string(b, "path", info->path);
+    reply_string(b, "reason", info->reason);
+    reply_number(b, "connections", info->n_connections);
+    reply_number(b, "bytes_in", info->bytes_to_guest);
+    reply_number(b, "bytes_out", info->bytes_to_host);
     if (spec->n_ports > 1)
-        put_number(b, "host_port_end", address_port(&spec->host) + spec->n_ports - 1u);
+        reply_number(b, "host_port_end", address_port(&spec->host) + spec->n_ports - 1u);
     (void)json_array_append_new(entries, b);
 }
 
@@ -257,7 +193,7 @@ static char *list_hostfwd(const struct api_context *context, const json_t *argum
 
     (void)arguments;
     forwards_each(context->forwards, put_entry, entries);
-    return build(json_pack("{s:{s:O},s:o}", "return", "entries", entries, "entries", entries));
+    return reply_build(json_pack("{s:{s:O},s:o}", "return", "entries", entries, "entries", entries));
 }
 
 static char *remove_hostfwd(const struct api_context *context, const json_t *arguments) RUNS_ON(role_api)
@@ -267,38 +203,24 @@ static char *remove_hostfwd(const struct api_context *context, const json_t *arg
     uint64_t id;
     int r;
 
-    if (!arguments ||
-        !number_of(arguments, "id", 1, 9007199254740992.0, &id)) /* 2^53: where doubles end being exact */
-        return bad_request("remove_hostfwd: bad arguments.id");
+    if (!arguments || !reply_number_of(arguments, "id", 1, 9007199254740992.0,
+                                       &id)) /* 2^53: where doubles end being exact */
+        return reply_bad_request("remove_hostfwd: bad arguments.id");
     r = forwards_remove(context->forwards, id, &why);
     if (r == -ENOENT)
-        return bad_request("remove_hostfwd: bad arguments.id");
+        return reply_bad_request("remove_hostfwd: bad arguments.id");
     if (r < 0)
-        return bad_request("remove_hostfwd: slirp_remove_hostfwd failed: %s",
-                           failure_text(&why, text, sizeof(text)));
-    return build(json_pack("{s:{}}", "return"));
-}
-
-static char *stats(const struct api_context *context, const json_t *arguments) RUNS_ON(role_api)
-{
-    json_t *values = json_object();
-
-    (void)arguments;
-    put_string(values, "backend", context->backend);
-    put_string(values, "threads", context->mode);
-    for (unsigned i = 0; i < COUNTER_COUNT; i++)
-        put_number(values, counter_rows[i].name, counter_read(i));
-    return build(json_pack("{s:o}", "return", values));
+        return reply_bad_request("remove_hostfwd: slirp_remove_hostfwd failed: %s",
+                                 failure_text(&why, text, sizeof(text)));
+    return reply_build(json_pack("{s:{}}", "return"));
 }
 
 static const struct {
     const char *name;
     char *(*answer)(const struct api_context *context, const json_t *arguments);
 } commands[] = {
-    {"add_hostfwd", add_hostfwd},
-    {"list_hostfwd", list_hostfwd},
-    {"remove_hostfwd", remove_hostfwd},
-    {"stats", stats},
+    {"add_hostfwd", add_hostfwd}, {"list_hostfwd", list_hostfwd}, {"remove_hostfwd", remove_hostfwd},
+    {"stats", inspect_stats},     {"flows", inspect_flows},       {"slirp_info", inspect_slirp_info},
 };
 
 static enum command_keep keep_of(const json_t *request)
@@ -318,11 +240,11 @@ static char *run_command(const struct api_context *context, const json_t *reques
     const char *name;
 
     if (!json_is_object(request))
-        return bad_request("json_object() failed");
+        return reply_bad_request("json_object() failed");
     *ret_keep = keep_of(request);
-    name = string_of(request, "execute");
+    name = reply_string_of(request, "execute");
     if (!name)
-        return bad_request("no execute found");
+        return reply_bad_request("no execute found");
     arguments = json_object_get(request, "arguments");
     if (!json_is_object(arguments))
         arguments = NULL;
@@ -330,7 +252,7 @@ static char *run_command(const struct api_context *context, const json_t *reques
         if (strcmp(name, commands[i].name) == 0)
             return commands[i].answer(context, arguments);
     }
-    return bad_request("unknown execute");
+    return reply_bad_request("unknown execute");
 }
 
 void command_init(void)

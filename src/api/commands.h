@@ -9,14 +9,28 @@
 
 #include "base/role.h"
 #include "fwd/forward.h"
+#include "io/flow_info.h"
 
 #include <netinet/in.h>
+
+struct flow_source { /* somebody who carries flows */
+    flow_list *list; /* called by the api thread */
+    void *arg;
+};
+
+enum { FLOW_SOURCES_MAX = 8 };
 
 struct api_context { /* fixed before threads start */
     struct forwards *forwards;
     struct in_addr guest;       /* default of guest_addr */
     struct in6_addr guest6;     /* the same for IPv6; :: when nobody knows */
     const char *backend, *mode; /* for "stats" */
+    const char *outbound;       /* ditto: "splice", or why libslirp carries the guest's own TCP connections */
+    struct flow_source flow_sources[FLOW_SOURCES_MAX];
+    unsigned n_flow_sources;
+    /* The api thread: libslirp's own table, to be freed with free(); NULL: no memory. */
+    char *(*slirp_info)(void *arg);
+    void *arg;
 };
 
 enum command_keep { /* what the request says of its connection */

@@ -331,6 +331,7 @@ static void serve(void *arg)
     while (!stop) {
         int n = epoll_wait(s->epoll_fd, events, ARRAY_SIZE(events), expire(s));
 
+        thread_count_turn();
         if (n < 0 && errno != EINTR) {
             log_error("API: epoll_wait: %m; the API socket answers no more");
             break;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define COUNTERS(X)                                                                                         \
@@ -46,7 +47,7 @@
     X(slirp_unreachable, "connections", "outbound connections that failed later and were reported by ICMP") \
     X(world_stops, "times", "times the API stopped the slirp thread")                                       \
     X(world_stop_ns_total, "ns", "time the slirp thread stood still for the API, in all")                   \
-    X(world_stop_ns_max, "ns", "longest time the slirp thread stood still for the API")                     \
+    X(world_stop_ns_max, "ns", "time the slirp thread stood still for the API (largest value)")             \
     X(udp_forward_in, "datagrams", "datagrams from clients of UDP forwards towards the guest")              \
     X(udp_forward_out, "datagrams", "replies of the guest towards clients of UDP forwards")                 \
     X(udp_forward_drop, "datagrams",                                                                        \
@@ -59,12 +60,35 @@
     X(splice_bytes, "bytes", "bytes that went through by splice, both directions")                          \
     X(splice_refused, "connections", "connections of forwards that the guest's server refused")             \
     X(splice_fallback, "connections", "connections of forwards that took libslirp's path instead")          \
+    X(splice_fallback_no_agent, "connections", "... because nsagent is gone")                               \
+    X(splice_fallback_not_yet, "connections", "... because nsagent had not looked around yet")              \
+    X(splice_fallback_lo_down, "connections", "... because the guest's lo is down")                         \
+    X(splice_fallback_no_rules, "connections", "... because policy routing cannot be had")                  \
+    X(splice_fallback_no_sysctl, "connections", "... because net.ipv4.tcp_fwmark_accept cannot be set")     \
+    X(splice_fallback_no_transparent, "connections", "... because IP_TRANSPARENT or SO_MARK is forbidden")  \
+    X(splice_fallback_not_local, "connections", "... because the address is not the guest's own")           \
+    X(splice_fallback_client_address, "connections", "... because the client's address cannot be shown")    \
+    X(splice_fallback_no_socket, "connections", "... because no socket of the guest's came in time")        \
+    X(splice_fallback_no_answer, "connections", "... because the guest did not answer in its namespace")    \
+    X(splice_fallback_queue_full, "connections", "... because the workers had too many waiting")            \
     X(divert_open, "connections", "outbound connections that are diverted (present value)")                 \
     X(divert_flows, "connections", "outbound connections that were diverted")                               \
     X(divert_bytes, "bytes", "bytes of diverted connections, both directions")                              \
     X(divert_refused, "connections", "outbound connections refused by their destination")                   \
     X(divert_unreachable, "connections", "outbound connections to destinations that cannot be reached")     \
     X(divert_fallback, "connections", "outbound connections that took libslirp's path instead")             \
+    X(divert_fallback_no_agent, "connections", "... because nsagent is gone")                               \
+    X(divert_fallback_not_yet, "connections", "... because nsagent had not looked around yet")              \
+    X(divert_fallback_lo_down, "connections", "... because the guest's lo is down")                         \
+    X(divert_fallback_no_rules, "connections", "... because policy routing cannot be had")                  \
+    X(divert_fallback_no_sysctl, "connections", "... because net.ipv4.tcp_fwmark_accept cannot be set")     \
+    X(divert_fallback_no_transparent, "connections", "... because IP_TRANSPARENT or SO_MARK is forbidden")  \
+    X(divert_fallback_queue_full, "connections", "... because too many SYNs were waiting")                  \
+    X(divert_fallback_table_full, "connections", "... because there was no place for another connection")   \
+    X(divert_fallback_descriptors, "connections", "... because descriptors or memory ran out")              \
+    X(divert_fallback_connect, "connections", "... because connecting failed for an unusual reason")        \
+    X(divert_fallback_agent_busy, "connections", "... because nsagent had too much to do")                  \
+    X(divert_fallback_agent_failed, "connections", "... because nsagent could not make the guest's side")   \
     X(divert_leaked, "frames", "frames of diverted connections that came over the TAP and were dropped")    \
     X(agent_lost, "times", "times the agent in the guest's namespace ended before the program")             \
     X(api_connections, "connections", "connections to the API socket")                                      \
@@ -78,10 +102,15 @@ enum counter_id {
         COUNTER_COUNT
 };
 
+/* A sentence that ends in "(present value)" or "(largest value)" is a gauge's; other values only grow. A name
+ * X_fallback_Y is the part of X_fallback that has the reason Y; X_drop_Y are drops for the reason Y. */
 struct counter_row {
     const char *name, *unit, *text;
 };
 extern const struct counter_row counter_rows[COUNTER_COUNT];
+
+/* Any thread. */
+bool counter_is_gauge(enum counter_id id);
 
 struct counter {
     _Alignas(

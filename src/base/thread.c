@@ -1,14 +1,73 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "base/thread.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/prctl.h>
 
 /* libslirp keeps whole 64 KiB packets on its stack (if_encap), more than once in a chain of calls. */
 enum { THREAD_STACK_SIZE = 1 << 20 };
+
+/* ---- what threads count ---- */
+
+struct thread_row {
+    struct thread_counts counts;
+    char name[16]; /* this and clock: written before `made`, fixed then */
+    clockid_t clock;
+    _Atomic bool made;
+};
+
+static struct thread_row rows[THREADS_MAX];
+static _Atomic unsigned n_rows;
+static struct thread_counts nobody; /* of threads without a row: what they count is not shown */
+
+_Thread_local struct thread_counts *thread_counts = &nobody;
+
+void thread_register(const char *name)
+{
+    /* Relaxed: `made` publishes. */
+    unsigned i = atomic_fetch_add_explicit(&n_rows, 1, memory_order_relaxed);
+    struct thread_row *row = &rows[i];
+
+    if (i >= THREADS_MAX) {
+        atomic_fetch_sub_explicit(&n_rows, 1, memory_order_relaxed);
+        return;
+    }
+    if (pthread_getcpuclockid(pthread_self(), &row->clock) != 0)
+        return;
+    snprintf(row->name, sizeof(row->name), "%s", name);
+    thread_counts = &row->counts;
+    atomic_store_explicit(&row->made, true, memory_order_release); /* pairs with threads_info() */
+}
+
+unsigned threads_info(struct thread_info ret[THREADS_MAX])
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < THREADS_MAX; i++) {
+        struct thread_row *row = &rows[i];
+        struct timespec cpu;
+
+        if (!atomic_load_explicit(&row->made, memory_order_acquire) || /* pairs with thread_register() */
+            clock_gettime(row->clock, &cpu) < 0)                       /* EINVAL: it has ended */
+            continue;
+        ret[n] = (struct thread_info){
+            .cpu_ns = (uint64_t)(cpu.tv_sec * NS_PER_S + cpu.tv_nsec),
+            .turns = atomic_load_explicit(&row->counts.turns, memory_order_relaxed),
+            .wake_ups = atomic_load_explicit(&row->counts.wake_ups, memory_order_relaxed),
+        };
+        snprintf(ret[n].name, sizeof(ret[n].name), "%s", row->name);
+        n++;
+    }
+    return n;
+}
+
+/* ---- starting ---- */
 
 struct spawn { /* lives on the spawner's stack until the semaphore is posted */
     const struct thread_start *start;
@@ -23,6 +82,7 @@ static void *thread_main(void *arg)
     int r;
 
     prctl(PR_SET_NAME, start.name);
+    thread_register(start.name);
     r = start.prepare ? start.prepare(start.arg) : 0;
     spawn->result = r;
     sem_post(&spawn->ready); /* @spawn is gone from here on */

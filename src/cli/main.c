@@ -9,6 +9,7 @@
 #include "api/server.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "cli/namespace.h"
 #include "cli/options.h"
 #include "cli/sandbox.h"
@@ -112,6 +113,48 @@ static bool hook_take_tcp(void *arg, const struct packet *packet)
 
     role_assert(&role_slirp);
     return divert_take(p->divert, packet);
+}
+
+static char *hook_slirp_info(void *arg)
+{
+    struct program *p = arg;
+    char *info;
+
+    world_stop(p->engine);
+    info = engine_slirp_info(p->engine);
+    world_resume(p->engine);
+    return info;
+}
+
+static int hook_list_workers(void *arg, uint64_t from, struct flow_info *rows, uint32_t max,
+                             uint64_t *ret_next)
+{
+    struct program *p = arg;
+
+    role_assert(&role_api);
+    return workers_list_flows(p->workers, from, rows, max, ret_next);
+}
+
+static int hook_list_udp(void *arg, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
+{
+    struct program *p = arg;
+    int n;
+
+    world_stop(p->engine);
+    n = engine_list_udp(p->engine, from, rows, max, ret_next);
+    world_resume(p->engine);
+    return n;
+}
+
+static int hook_list_slirp(void *arg, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
+{
+    struct program *p = arg;
+    int n;
+
+    world_stop(p->engine);
+    n = engine_list_slirp(p->engine, from, rows, max, ret_next);
+    world_resume(p->engine);
+    return n;
 }
 
 /* ---- start ---- */
@@ -303,6 +346,14 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
     return r < 0 ? r : forwards_open(p, why);
 }
 
+/* Why libslirp carries the guest's own TCP connections, when it does. */
+static const char *no_divert_reason(const struct program *p)
+{
+    return p->options.divert == DIVERT_OFF ? "--divert=off"
+           : p->no_splice_why[0]           ? p->no_splice_why
+                                           : "no nf_tables in the guest's namespace";
+}
+
 static int api_open(struct program *p, struct failure *why)
 {
     if (!p->options.api_socket)
@@ -312,6 +363,11 @@ static int api_open(struct program *p, struct failure *why)
         .guest = p->options.guest,
         .backend = engine_backend_name(p->engine),
         .mode = engine_mode_name(p->engine),
+        .outbound = p->divert ? "splice" : no_divert_reason(p),
+        .flow_sources = {{hook_list_workers, p}, {hook_list_udp, p}, {hook_list_slirp, p}},
+        .n_flow_sources = 3,
+        .slirp_info = hook_slirp_info,
+        .arg = p,
     };
     return api_server_new(&p->api, p->options.api_socket, &p->api_context, why);
 }
@@ -356,16 +412,13 @@ static void report_ready(int fd)
 static void report_choices(const struct program *p)
 {
     const struct options *o = &p->options;
-    const char *no_divert = o->divert == DIVERT_OFF ? "--divert=off"
-                            : p->no_splice_why[0]   ? p->no_splice_why
-                                                    : "no nf_tables in the guest's namespace";
 
     log_startup(LOG_LEVEL_INFO, "* %-16s %s, %s threads (%s)", "Data plane:", engine_backend_name(p->engine),
                 engine_mode_name(p->engine), engine_choice_text(p->engine));
     if (p->divert)
         log_startup(LOG_LEVEL_INFO, "* %-16s splice", "Outbound TCP:");
     else
-        log_startup(LOG_LEVEL_INFO, "* %-16s libslirp (%s)", "Outbound TCP:", no_divert);
+        log_startup(LOG_LEVEL_INFO, "* %-16s libslirp (%s)", "Outbound TCP:", no_divert_reason(p));
     if (o->api_socket)
         log_startup(LOG_LEVEL_INFO, "* %-16s TCP %s%s%s%s, UDP direct",
                     "Forwards:", p->agent ? "splice" : "libslirp", p->agent ? "" : " (",
@@ -513,6 +566,7 @@ int main(int argc, char **argv)
     if (status >= 0)
         return status;
     role_enter(&role_main);
+    thread_register("main");
     check_descriptors(&p);
     raise_descriptor_limit();
     p.signal_fd = signals_open(&why);

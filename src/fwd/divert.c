@@ -41,6 +41,7 @@
 #include "fwd/repair.h"
 #include "io/icmp_error.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -170,6 +171,27 @@ static void publish(struct divert *d, const struct entry *e, bool open) RUNS_ON(
     counter_set(COUNTER_divert_open, atomic_load_explicit(&d->n_open, memory_order_relaxed));
 }
 
+/* ---- what becomes libslirp's ---- */
+
+static_assert(COUNTER_divert_fallback_no_transparent - COUNTER_divert_fallback_no_agent ==
+                  AGENT_NO_TRANSPARENT - AGENT_NO_AGENT,
+              "the agent's reasons and their counters are in one order");
+
+/* @reason: COUNTER_divert_fallback_... */
+static void count_fallback(enum counter_id reason)
+{
+    counter_add_shared(COUNTER_divert_fallback, 1);
+    counter_add_shared(reason, 1);
+}
+
+/* Why the host's socket could not be had or connected. */
+static enum counter_id connect_reason(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM
+               ? COUNTER_divert_fallback_descriptors
+               : COUNTER_divert_fallback_connect;
+}
+
 /* ---- the slirp thread ---- */
 
 static bool is_divertible(const struct divert_config *c, const struct packet *p, uint32_t addr_size)
@@ -227,7 +249,7 @@ bool divert_take(struct divert *d, const struct packet *p)
     if (taken)
         workers_notify(d->config.workers);
     else
-        counter_add_shared(COUNTER_divert_fallback, 1);
+        count_fallback(COUNTER_divert_fallback_queue_full);
     return taken;
 }
 
@@ -305,10 +327,10 @@ static void wait_in(struct divert *d, struct entry *e, enum state state, int64_t
         d->sweep_ns = now_ns + SWEEP_MS * NS_PER_MS;
 }
 
-/* libslirp does it. */
-static void give_to_slirp(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+/* libslirp does it, because of @reason. */
+static void give_to_slirp(struct divert *d, struct entry *e, enum counter_id reason) RUNS_ON(role_fwd)
 {
-    counter_add_shared(COUNTER_divert_fallback, 1);
+    count_fallback(reason);
     closep(&e->host_fd);
     d->config.inject(d->config.arg, e->syn.frame, e->syn.size);
     wait_in(d, e, STATE_SLIRP, SLIRP_MS);
@@ -385,13 +407,14 @@ static void connect_failed(struct divert *d, struct entry *e, int error) RUNS_ON
         entry_free(d, e);
         return;
     default: /* descriptors, policy: what libslirp makes of it is what the guest is used to */
-        give_to_slirp(d, e);
+        give_to_slirp(d, e, connect_reason(error));
     }
 }
 
 static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 {
     struct packet p;
+    int r;
 
     parse_syn(e, &p);
     e->spec = (struct repair_spec){
@@ -404,8 +427,10 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
         e->isn = (uint32_t)clock_monotonic_ns();
     e->spec.isn = e->isn;
     e->state = STATE_BUILDING;
-    if (agent_divert(workers_agent(d->config.workers), id_of(d, e), &e->spec) < 0)
-        give_to_slirp(d, e);
+    r = agent_divert(workers_agent(d->config.workers), id_of(d, e), &e->spec);
+    if (r < 0)
+        give_to_slirp(d, e,
+                      r == -EPIPE ? COUNTER_divert_fallback_no_agent : COUNTER_divert_fallback_agent_busy);
 }
 
 static void connected(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
@@ -437,7 +462,7 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
         return;
     }
     if (result < 0) {
-        give_to_slirp(d, e);
+        give_to_slirp(d, e, COUNTER_divert_fallback_agent_failed);
         return;
     }
     host_fd = steal_fd(&e->host_fd);
@@ -476,7 +501,21 @@ static void on_flow_bytes(struct flow_user *user, uint64_t to_guest, uint64_t to
     counter_add_shared(COUNTER_divert_bytes, to_guest + to_host);
 }
 
-static const struct flow_owner flow_owner = {.on_end = on_flow_end, .on_bytes = on_flow_bytes};
+/* Fixed while the entry is OPEN, and given to the worker with it. */
+static void describe(const struct flow_user *user, struct flow_info *info)
+{
+    const struct entry *e = (const struct entry *)user;
+
+    info->guest = e->source;
+    info->remote = e->destination;
+}
+
+static const struct flow_owner flow_owner = {
+    .on_end = on_flow_end,
+    .on_bytes = on_flow_bytes,
+    .tier = "splice-outbound",
+    .describe = describe,
+};
 
 /* ---- the worker ---- */
 
@@ -513,15 +552,18 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
 {
     struct agent *agent = workers_agent(d->config.workers);
     struct entry *e = entry_new(d, s, p);
+    enum agent_reason reason = AGENT_NO_AGENT;
     int r;
 
-    if (!e || agent_is_gone(agent) || agent_family_state(agent, e->source.sa.sa_family) != AGENT_READY) {
+    if (e && !agent_is_gone(agent))
+        reason = agent_family_state(agent, e->source.sa.sa_family);
+    if (!e || reason != AGENT_READY) {
         if (e) {
             agent_look(agent);
-            give_to_slirp(d, e);
+            give_to_slirp(d, e, COUNTER_divert_fallback_no_agent + (reason - AGENT_NO_AGENT));
             return;
         }
-        counter_add_shared(COUNTER_divert_fallback, 1);
+        count_fallback(COUNTER_divert_fallback_table_full);
         d->config.inject(d->config.arg, s->frame, s->size);
         return;
     }
@@ -533,8 +575,9 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
         connect_failed(d, e, r);
         return;
     }
-    if (workers_watch(d->config.workers, d->lodger, e->host_fd, EPOLLOUT, id_of(d, e)) < 0)
-        give_to_slirp(d, e);
+    r = workers_watch(d->config.workers, d->lodger, e->host_fd, EPOLLOUT, id_of(d, e));
+    if (r < 0)
+        give_to_slirp(d, e, connect_reason(-r));
 }
 
 static void handle_syn(struct divert *d, const struct syn *s) RUNS_ON(role_fwd)

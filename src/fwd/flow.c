@@ -162,7 +162,9 @@ struct flow {
     struct link link;       /* FREE, CONNECTING, DEAD: see there */
     struct link changed;    /* in flows.changed: bytes have moved that on_bytes has not heard of */
     uint64_t unreported[2]; /* by source */
-    int64_t deadline_ns;    /* CONNECTING */
+    uint64_t reported[2];   /* ditto: all before */
+    int64_t started_ns;
+    int64_t deadline_ns; /* CONNECTING */
     void *user;
 };
 
@@ -264,6 +266,8 @@ static void report_bytes(struct flows *f, struct flow *flow)
 
     link_take_out(&flow->changed);
     flow->unreported[HOST] = flow->unreported[GUEST] = 0;
+    flow->reported[HOST] += to_guest;
+    flow->reported[GUEST] += to_host;
     if (to_guest > 0 || to_host > 0)
         f->config.on_bytes(f->config.arg, flow->user, to_guest, to_host);
 }
@@ -295,11 +299,32 @@ static void flow_bury(struct flows *f, struct flow *flow)
     f->n_flows--;
 }
 
+static void look_at(const struct flow *flow, struct flow_look *ret)
+{
+    bool closing = flow->direction[0].state == DIRECTION_SHUT || flow->direction[1].state == DIRECTION_SHUT;
+
+    *ret = (struct flow_look){
+        .user = flow->user,
+        .state = flow->state == FLOW_STATE_CONNECTING ? "connecting"
+                 : closing                            ? "closing"
+                                                      : "open",
+        .to_guest = flow->reported[HOST] + flow->unreported[HOST],
+        .to_host = flow->reported[GUEST] + flow->unreported[GUEST],
+        .started_ns = flow->started_ns,
+    };
+}
+
 static void flow_end(struct flows *f, struct flow *flow, enum flow_end end, int connect_error)
 {
     bool refused = end == FLOW_REFUSED;
 
     report_bytes(f, flow);
+    if (f->config.on_closing) {
+        struct flow_look look;
+
+        look_at(flow, &look);
+        f->config.on_closing(f->config.arg, &look, end);
+    }
     flow_bury(f, flow);
     close_socket(f, flow->fd[GUEST], end == FLOW_RESET);
     if (refused)
@@ -592,12 +617,13 @@ int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, 
     link_take_out(&flow->link);
     for (int i = 0; i < 2; i++) {
         direction_init(&flow->direction[i], i);
-        flow->unreported[i] = 0;
+        flow->unreported[i] = flow->reported[i] = 0;
     }
     link_init(&flow->changed);
     flow->fd[HOST] = host_fd;
     flow->fd[GUEST] = guest_fd;
     flow->user = user;
+    flow->started_ns = clock_monotonic_ns();
     f->n_flows++;
     /* Adding a socket that is ready is an event: nothing is tried here. */
     if (is_connected(guest_fd))
@@ -773,4 +799,20 @@ int flows_turn(struct flows *f)
 uint32_t flows_count(const struct flows *f)
 {
     return f->n_flows;
+}
+
+uint32_t flows_look(struct flows *f, uint32_t from, uint32_t n_places_max,
+                    bool (*visit)(void *arg, const struct flow_look *look), void *arg)
+{
+    for (uint32_t n = 0; from < f->n_slots && n < n_places_max; from++, n++) {
+        const struct flow *flow = flow_at(f, from);
+        struct flow_look look;
+
+        if (flow->state != FLOW_STATE_CONNECTING && flow->state != FLOW_STATE_OPEN)
+            continue;
+        look_at(flow, &look);
+        if (!visit(arg, &look))
+            return from + 1 < f->n_slots ? from + 1 : UINT32_MAX;
+    }
+    return from < f->n_slots ? from : UINT32_MAX;
 }

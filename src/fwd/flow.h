@@ -33,6 +33,13 @@ enum flow_end {               /* told to on_end */
                                  untouched */
 };
 
+struct flow_look { /* a flow as it is now */
+    void *user;
+    const char *state;          /* "connecting", "open", "closing" (one direction has ended); static */
+    uint64_t to_guest, to_host; /* bytes that went through */
+    int64_t started_ns;         /* CLOCK_MONOTONIC */
+};
+
 struct flows_config {
     int epoll_fd;       /* the worker's; flows adds its sockets with data.u64 = tag(...) */
     uint64_t tag_base;  /* event data: tag_base | index << 1 | side; the worker routes events with these upper
@@ -48,6 +55,8 @@ struct flows_config {
     /* Bytes that went through since the last call: to the guest, to the host. Called once per batch (from
      * flows_turn() and before on_end), not per byte. */
     void (*on_bytes)(void *arg, void *user, uint64_t to_guest, uint64_t to_host);
+    /* Before on_end, with everything that went through. May be NULL. */
+    void (*on_closing)(void *arg, const struct flow_look *look, enum flow_end end);
 };
 
 enum { FLOWS_MAX = 1 << 30 };
@@ -72,3 +81,9 @@ void flows_event(struct flows *f, uint64_t data, uint32_t events) RUNS_ON(role_f
 int flows_turn(struct flows *f) RUNS_ON(role_fwd);
 
 uint32_t flows_count(const struct flows *f) RUNS_ON(role_fwd);
+
+/* Shows the flows in the table's places from @from on to @visit, until that returns false (that flow is not
+ * shown again) or @n_places_max places have been looked at. Returns the place to go on with, UINT32_MAX: that
+ * was all. */
+uint32_t flows_look(struct flows *f, uint32_t from, uint32_t n_places_max,
+                    bool (*visit)(void *arg, const struct flow_look *look), void *arg) RUNS_ON(role_fwd);

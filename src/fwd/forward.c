@@ -33,6 +33,7 @@
 #include "base/counters.h"
 #include "base/log.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -58,6 +59,7 @@ enum reason {
     REASON_CLIENT_ADDRESS,
     REASON_NO_SOCKET,
     REASON_CONNECT,
+    REASON_QUEUE,   /* the workers have too much to do */
     REASON_REFUSED, /* no reason to take another path: the client is told */
     REASON_AGENT,   /* this plus an enum agent_reason */
 };
@@ -74,7 +76,7 @@ struct connection {
     struct flow_user user;
     struct forwards *forwards;
     struct tally *tally;
-    union address guest;
+    union address guest, shown; /* shown: of the client, to the guest */
 };
 
 struct listener {
@@ -250,6 +252,28 @@ static void reset(int fd)
     close(fd);
 }
 
+static_assert(COUNTER_splice_fallback_not_local - COUNTER_splice_fallback_no_agent ==
+                  AGENT_NOT_LOCAL - AGENT_NO_AGENT,
+              "the agent's reasons and their counters are in one order");
+
+static void count_fallback(uint32_t reason)
+{
+    enum counter_id id = COUNTER_splice_fallback_queue_full;
+
+    if (reason == REASON_ASKED_FOR || reason == REASON_NO_SPLICE) /* nobody wanted anything else */
+        return;
+    if (reason > REASON_AGENT)
+        id = COUNTER_splice_fallback_no_agent + (reason - REASON_AGENT - AGENT_NO_AGENT);
+    else if (reason == REASON_CLIENT_ADDRESS)
+        id = COUNTER_splice_fallback_client_address;
+    else if (reason == REASON_NO_SOCKET)
+        id = COUNTER_splice_fallback_no_socket;
+    else if (reason == REASON_CONNECT)
+        id = COUNTER_splice_fallback_no_answer;
+    counter_add_shared(COUNTER_splice_fallback, 1);
+    counter_add_shared(id, 1);
+}
+
 static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_error, int host_fd)
 {
     struct connection *c = (struct connection *)user;
@@ -260,7 +284,7 @@ static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_e
     } else if (end == FLOW_REFUSED) {
         int64_t until_ns = clock_monotonic_ns() + DETOUR_MS * NS_PER_MS;
 
-        counter_add_shared(COUNTER_splice_fallback, 1);
+        count_fallback(REASON_CONNECT);
         set_reason(c->tally, REASON_CONNECT);
         atomic_store_explicit(&c->tally->detour_until_ns, until_ns, memory_order_relaxed);
         carry_by_slirp(c->forwards, host_fd, &c->guest);
@@ -269,7 +293,20 @@ static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_e
     free(c);
 }
 
-static const struct flow_owner flow_owner = {.on_end = on_flow_end, .on_bytes = on_flow_bytes};
+static void describe(const struct flow_user *user, struct flow_info *info)
+{
+    const struct connection *c = (const struct connection *)user;
+
+    info->guest = c->guest;
+    info->remote = c->shown;
+}
+
+static const struct flow_owner flow_owner = {
+    .on_end = on_flow_end,
+    .on_bytes = on_flow_bytes,
+    .tier = "splice-forward",
+    .describe = describe,
+};
 
 /* What the guest shall see as the client of @fd. False: that cannot be shown. */
 static bool shown_address(struct forwards *f, int fd, int family, union address *ret)
@@ -318,8 +355,8 @@ static uint32_t connect_as(struct agent *agent, const union address *shown, cons
 }
 
 /* A socket in the guest's namespace on its way to the guest's server. REASON_NONE, or why there is none. */
-static uint32_t connect_guest(struct forwards *f, int fd, const struct listener *l, int *ret)
-    RUNS_ON(role_fwd)
+static uint32_t connect_guest(struct forwards *f, int fd, const struct listener *l, int *ret,
+                              union address *ret_shown) RUNS_ON(role_fwd)
 {
     struct agent *agent = workers_agent(f->config.workers);
     enum agent_reason reason;
@@ -334,6 +371,7 @@ static uint32_t connect_guest(struct forwards *f, int fd, const struct listener 
         return REASON_CONNECT;
     if (!shown_address(f, fd, l->guest.sa.sa_family, &shown))
         return REASON_CLIENT_ADDRESS;
+    *ret_shown = shown;
     reason = agent_can_reach(agent, &l->guest);
     if (reason != AGENT_READY)
         return REASON_AGENT + reason;
@@ -361,7 +399,8 @@ static void carry(struct forwards *f, int fd, const struct listener *l, int64_t 
 {
     struct connection *c;
     int guest_fd = -1;
-    uint32_t reason = connect_guest(f, fd, l, &guest_fd);
+    union address shown = {.sa.sa_family = AF_UNSPEC};
+    uint32_t reason = connect_guest(f, fd, l, &guest_fd, &shown);
     int64_t now_ns = clock_monotonic_ns();
 
     if (until_ns == 0)
@@ -375,20 +414,26 @@ static void carry(struct forwards *f, int fd, const struct listener *l, int64_t 
         return;
     }
     if (reason != REASON_NONE) {
-        if (reason != REASON_ASKED_FOR && reason != REASON_NO_SPLICE)
-            counter_add_shared(COUNTER_splice_fallback, 1);
+        count_fallback(reason);
         carry_by_slirp(f, fd, &l->guest);
         return;
     }
     c = malloc(sizeof(*c));
     if (c)
         *c = (struct connection){
-            .user.owner = &flow_owner, .forwards = f, .tally = tally_ref(l->tally), .guest = l->guest};
+            .user.owner = &flow_owner,
+            .forwards = f,
+            .tally = tally_ref(l->tally),
+            .guest = l->guest,
+            .shown = shown,
+        };
     if (!c || workers_give(f->config.workers, fd, guest_fd, CONNECT_MS, &c->user) < 0) {
         close(guest_fd);
         if (c)
             tally_unref(c->tally);
         free(c);
+        set_reason(l->tally, REASON_QUEUE);
+        count_fallback(REASON_QUEUE);
         carry_by_slirp(f, fd, &l->guest);
         return;
     }
@@ -617,6 +662,8 @@ static const char *reason_text(uint32_t reason)
         return "no socket of the guest's namespace was at hand";
     case REASON_CONNECT:
         return "the guest did not answer inside its namespace";
+    case REASON_QUEUE:
+        return "too many connections at the same moment";
     default:
         return agent_reason_text((enum agent_reason)(reason - REASON_AGENT));
     }

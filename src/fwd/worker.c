@@ -12,6 +12,7 @@
 
 #include "base/bits.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/counters.h"
 #include "base/log.h"
 #include "base/thread.h"
@@ -21,6 +22,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/epoll.h>
 
 enum {
@@ -32,6 +34,8 @@ enum {
     WORKERS_MAX = 4,
     CPUS_PER_WORKER = 2,
     LODGERS_MAX = 2,
+    LOOK_PLACES_MAX = 8192, /* of the table, in one turn: some tens of microseconds */
+    LOOK_MS = 1000,
 };
 
 enum tag { TAG_FLOWS = 1, TAG_WAKE, TAG_AGENT, TAG_LODGER };
@@ -42,6 +46,15 @@ struct given {
     int host_fd, guest_fd;
     uint32_t connect_ms;
     struct flow_user *user;
+};
+
+/* What the api asks a worker: tell of your flows from @from on. It waits; one question at a time. When it has
+ * lost patience the answer still comes, and is thrown away before the next question. */
+struct look {
+    bool asked, answered; /* under lock */
+    uint32_t from, max; /* the asker's until asked, then the worker's until answered; so are the next three */
+    uint32_t n, next;
+    struct flow_info rows[FLOW_ROWS_MAX];
 };
 
 struct worker {
@@ -59,6 +72,10 @@ struct worker {
     pthread_mutex_t lock;          /* innermost */
     struct given given[GIVEN_MAX]; /* under lock */
     uint32_t n_given;              /* under lock */
+
+    _Atomic bool look_wanted;
+    pthread_cond_t looked; /* with lock */
+    struct look look;      /* see there */
 };
 
 struct workers {
@@ -68,6 +85,8 @@ struct workers {
     unsigned n_lodgers;
     struct agent *agent; /* the first worker's; NULL: none, or it is gone */
     _Atomic bool stop;
+    void (*on_closed)(void *arg, const struct flow_info *info, bool reset); /* NULL: nobody; fixed */
+    void *on_closed_arg;
 };
 
 static unsigned workers_wanted(void)
@@ -124,6 +143,39 @@ static void on_flow_bytes(void *arg, void *user_arg, uint64_t to_guest, uint64_t
     (void)arg;
     counter_add_shared(COUNTER_splice_bytes, to_guest + to_host);
     user->owner->on_bytes(user, to_guest, to_host);
+}
+
+static void tell(struct flow_info *ret, const struct flow_look *look, int64_t now_ns)
+{
+    const struct flow_user *user = look->user;
+
+    *ret = (struct flow_info){
+        .tier = user->owner->tier,
+        .proto = IPPROTO_TCP,
+        .to_guest = look->to_guest,
+        .to_host = look->to_host,
+        .age_ns = now_ns - look->started_ns,
+    };
+    snprintf(ret->state, sizeof(ret->state), "%s", look->state);
+    user->owner->describe(user, ret);
+}
+
+static void on_flow_closing(void *arg, const struct flow_look *look, enum flow_end end)
+{
+    struct worker *w = arg;
+    struct flow_info info;
+
+    if (!w->group->on_closed || end == FLOW_REFUSED)
+        return;
+    tell(&info, look, clock_monotonic_ns());
+    w->group->on_closed(w->group->on_closed_arg, &info, end == FLOW_RESET);
+}
+
+void workers_on_closed(struct workers *w, void (*hook)(void *arg, const struct flow_info *info, bool reset),
+                       void *arg)
+{
+    w->on_closed = hook;
+    w->on_closed_arg = arg;
 }
 
 static void notify(struct worker *w)
@@ -186,6 +238,84 @@ static void start_given(struct worker *w) RUNS_ON(role_fwd)
     }
 }
 
+/* ---- looking at the flows ---- */
+
+static bool look_visit(void *arg, const struct flow_look *flow)
+{
+    struct look *look = arg;
+
+    tell(&look->rows[look->n++], flow, clock_monotonic_ns());
+    return look->n < look->max;
+}
+
+static void answer_look(struct worker *w) RUNS_ON(role_fwd)
+{
+    /* Acquire, pairs with ask(): the question is complete. */
+    if (!atomic_load_explicit(&w->look_wanted, memory_order_acquire))
+        return;
+    atomic_store_explicit(&w->look_wanted, false, memory_order_relaxed); /* the next one follows an answer */
+    w->look.n = 0;
+    w->look.next = flows_look(w->flows, w->look.from, LOOK_PLACES_MAX, look_visit, &w->look);
+    pthread_mutex_lock(&w->lock);
+    w->look.answered = true;
+    pthread_cond_signal(&w->looked);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static bool await_answer(struct worker *w)
+{
+    int64_t until_ns = clock_monotonic_ns() + LOOK_MS * NS_PER_MS;
+    struct timespec until = {.tv_sec = until_ns / NS_PER_S, .tv_nsec = until_ns % NS_PER_S};
+    bool answered;
+    int r = 0;
+
+    pthread_mutex_lock(&w->lock);
+    while (w->look.asked && !w->look.answered && r != ETIMEDOUT)
+        r = pthread_cond_timedwait(&w->looked, &w->lock, &until);
+    answered = !w->look.asked || w->look.answered;
+    if (answered)
+        w->look.asked = w->look.answered = false;
+    pthread_mutex_unlock(&w->lock);
+    return answered;
+}
+
+static int ask(struct worker *w, uint32_t from, uint32_t max)
+{
+    if (!await_answer(w)) /* to a question that nobody waited for any more */
+        return -ETIMEDOUT;
+    w->look.from = from;
+    w->look.max = max;
+    pthread_mutex_lock(&w->lock);
+    w->look.asked = true;
+    pthread_mutex_unlock(&w->lock);
+    /* Release, pairs with answer_look(). */
+    atomic_store_explicit(&w->look_wanted, true, memory_order_release);
+    notify(w);
+    return await_answer(w) ? 0 : -ETIMEDOUT;
+}
+
+int workers_list_flows(struct workers *w, uint64_t from, struct flow_info *rows, uint32_t max,
+                       uint64_t *ret_next)
+{
+    uint32_t index = (uint32_t)(from >> 32);
+    const struct look *look;
+    int r;
+
+    *ret_next = 0;
+    if (index >= w->n || max == 0)
+        return 0;
+    r = ask(w->worker[index], (uint32_t)from, min_u32(max, FLOW_ROWS_MAX));
+    if (r < 0)
+        return r;
+    look = &w->worker[index]->look;
+    memcpy(rows, look->rows, look->n * sizeof(rows[0]));
+    if (look->next != UINT32_MAX)
+        *ret_next = (uint64_t)index << 32 | look->next;
+    else if (index + 1 < w->n)
+        *ret_next = (uint64_t)(index + 1) << 32;
+    return (int)look->n;
+}
+
 /* ---- the loop ---- */
 
 static void agent_event(struct workers *w) RUNS_ON(role_fwd)
@@ -237,6 +367,7 @@ static int turn(struct worker *w) RUNS_ON(role_fwd)
 
     start_given(w);
     sleep_ms = flows_turn(w->flows);
+    answer_look(w);
     if (w != w->group->worker[0])
         return sleep_ms;
     for (unsigned i = 0; i < w->group->n_lodgers; i++) {
@@ -257,6 +388,7 @@ static void run(void *arg)
     while (!atomic_load_explicit(&w->group->stop, memory_order_relaxed)) {
         int sleep_ms = turn(w), n;
 
+        thread_count_turn();
         if (sleep_ms != 0) {
             wakeup_prepare(&w->wake);
             /* Relaxed: after the fence in wakeup_prepare(); see io/wakeup.h. */
@@ -289,6 +421,7 @@ static struct worker *worker_free(struct worker *w) TSA(no_thread_safety_analysi
     flows_free(w->flows);
     closep(&w->epoll_fd);
     wakeup_deinit(&w->wake);
+    pthread_cond_destroy(&w->looked);
     pthread_mutex_destroy(&w->lock);
     free(w);
     return NULL;
@@ -306,7 +439,9 @@ static int worker_new(struct worker **ret, struct workers *group, unsigned index
         .arg = w,
         .on_end = on_flow_end,
         .on_bytes = on_flow_bytes,
+        .on_closing = on_flow_closing,
     };
+    pthread_condattr_t monotonic;
     int r;
 
     if (!w)
@@ -315,6 +450,10 @@ static int worker_new(struct worker **ret, struct workers *group, unsigned index
     snprintf(w->name, sizeof(w->name), "fwd-%u", index);
     w->wake = (struct wakeup)WAKEUP_NULL;
     pthread_mutex_init(&w->lock, NULL);
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&w->looked, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     r = w->epoll_fd < 0 ? -errno : wakeup_init(&w->wake);
     if (r == 0)

@@ -12,6 +12,7 @@
 #include "base/role.h"
 #include "fwd/agent.h"
 #include "fwd/flow.h"
+#include "io/flow_info.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,6 +25,9 @@ struct flow_user;
 struct flow_owner {
     void (*on_end)(struct flow_user *user, enum flow_end end, int connect_error, int host_fd);
     void (*on_bytes)(struct flow_user *user, uint64_t to_guest, uint64_t to_host);
+    const char *tier; /* as struct flow_info has it */
+    /* The two ends of the flow: what does not change while it lives. */
+    void (*describe)(const struct flow_user *user, struct flow_info *info);
 };
 struct flow_user {
     const struct flow_owner *owner;
@@ -65,3 +69,12 @@ struct agent *workers_agent(struct workers *w) RUNS_ON(role_fwd);
  * the worker's and @user's owner hears of its end, unless the workers are stopped before. -ENOSPC: too many
  * wait already: all stays the caller's. */
 int workers_give(struct workers *w, int host_fd, int guest_fd, uint32_t connect_ms, struct flow_user *user);
+
+/* flow_list of the workers' flows. Each worker answers in its next turn, for at most LOOK_PLACES_MAX places
+ * of its table; nobody is stopped. -ETIMEDOUT: a worker has not answered within LOOK_MS. */
+int workers_list_flows(struct workers *w, uint64_t from, struct flow_info *rows, uint32_t max,
+                       uint64_t *ret_next) RUNS_ON(role_api);
+
+/* main, before the start: who hears of each flow that has ended, on its worker's thread. */
+void workers_on_closed(struct workers *w, void (*hook)(void *arg, const struct flow_info *info, bool reset),
+                       void *arg);

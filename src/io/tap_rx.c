@@ -22,6 +22,7 @@ static void rx_run(void *arg)
     while (!atomic_load_explicit(&rx->stop, memory_order_relaxed)) {
         uint32_t n_pushed;
 
+        thread_count_turn();
         n = rx->io->read(rx->reader, ids, TAP_BATCH_MAX);
         if (n == 0)
             n = rx->io->wait(rx->reader);

@@ -40,6 +40,7 @@ static void tx_run(void *arg)
         uint32_t n = spsc_pop(tx->ring, ids, TAP_BATCH_MAX);
         int r;
 
+        thread_count_turn();
         if (n == 0) {
             tx_sleep(tx);
             continue;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "io/wakeup.h"
 
+#include "base/thread.h"
+
 #include <errno.h>
 #include <stdint.h>
 #include <sys/eventfd.h>
@@ -24,6 +26,7 @@ void wakeup_drain(struct wakeup *w)
 {
     uint64_t n;
 
+    thread_count_wake_up();
     /* EAGAIN: somebody else's reading of the same event, nothing to do. The counter resets in one read. */
     while (read(w->fd, &n, sizeof(n)) < 0 && errno == EINTR)
         ;

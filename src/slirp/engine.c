@@ -30,6 +30,7 @@
 #include "io/tap_rx.h"
 #include "io/tap_tx.h"
 #include "slirp/adopt.h"
+#include "slirp/connections.h"
 #include "slirp/descriptors.h"
 #include "slirp/events.h"
 #include "slirp/filter.h"
@@ -640,6 +641,7 @@ static void loop(struct engine *e) RUNS_ON(role_slirp)
     /* Relaxed: the eventfd that comes with a stop orders it. */
     while (!atomic_load_explicit(&e->stop, memory_order_relaxed) && engine_gone(e) == 0) {
         counter_add(COUNTER_slirp_loops, 1);
+        thread_count_turn();
         if (world_wanted(&e->world)) {
             role_leave(&role_slirp);
             world_park(&e->world);
@@ -1023,4 +1025,19 @@ char *engine_slirp_info(struct engine *e)
     copy = strdup(info);
     g_free(info);
     return copy;
+}
+
+int engine_list_slirp(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max,
+                      uint64_t *ret_next)
+{
+    char *info = slirp_connection_info(e->slirp);
+    uint32_t n = connections_read(info, from, rows, max, ret_next);
+
+    g_free(info);
+    return (int)n;
+}
+
+int engine_list_udp(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
+{
+    return udp_forwards_list(e->udp, from, rows, max, ret_next);
 }

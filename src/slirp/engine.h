@@ -15,6 +15,7 @@
 #include "base/failure.h"
 #include "base/role.h"
 #include "io/address.h"
+#include "io/flow_info.h"
 #include "io/packet.h"
 
 #include <stdbool.h>
@@ -100,3 +101,9 @@ void engine_udp_forward_stats(const struct udp_forward *f, struct udp_forward_st
 
 /* libslirp's own table of connections, for people; the caller frees it with free(). NULL: no memory. */
 char *engine_slirp_info(struct engine *e) RUNS_ON(role_slirp);
+
+/* flow_list (io/flow_info.h) of what libslirp carries, and of clients of UDP forwards. */
+int engine_list_slirp(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max,
+                      uint64_t *ret_next) RUNS_ON(role_slirp);
+int engine_list_udp(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
+    RUNS_ON(role_slirp);

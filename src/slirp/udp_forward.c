@@ -50,7 +50,8 @@ struct client {
     struct client *older, *newer;                /* list by last use */
     struct udp_forward *forward;
     union address real, shown;
-    int64_t used_ns;
+    int64_t used_ns, started_ns;
+    uint64_t bytes_to_guest, bytes_to_host;
 };
 
 struct udp_forward {
@@ -231,7 +232,7 @@ static struct client *client_new(struct udp_forwards *u, struct udp_forward *f, 
     c->forward = f;
     c->real = *real;
     c->shown = shown;
-    c->used_ns = clock_monotonic_ns();
+    c->used_ns = c->started_ns = clock_monotonic_ns();
     bucket = bucket_by_guest(u, &f->guest, &shown);
     c->next_by_guest = *bucket;
     *bucket = c;
@@ -373,6 +374,7 @@ static void to_guest(struct udp_forwards *u, struct udp_forward *f, const union 
         send_ipv4(u, eth, &c->shown, &f->guest, u->datagram, UDP_SIZE + size);
     }
     add_relaxed(&f->bytes_to_guest, size);
+    c->bytes_to_guest += size;
     counter_add(COUNTER_udp_forward_in, 1);
 }
 
@@ -453,6 +455,7 @@ static bool to_client(struct udp_forwards *u, const union address *guest, const 
         return true;
     }
     add_relaxed(&c->forward->bytes_to_host, size);
+    c->bytes_to_host += size;
     counter_add(COUNTER_udp_forward_out, 1);
     return true;
 }
@@ -590,6 +593,35 @@ void udp_forward_read_stats(const struct udp_forward *f, uint64_t *n_clients, ui
     *n_clients = atomic_load_explicit(&f->n_clients, memory_order_relaxed);
     *to_guest = atomic_load_explicit(&f->bytes_to_guest, memory_order_relaxed);
     *to_host = atomic_load_explicit(&f->bytes_to_host, memory_order_relaxed);
+}
+
+int udp_forwards_list(struct udp_forwards *u, uint64_t from, struct flow_info *rows, uint32_t max,
+                      uint64_t *ret_next)
+{
+    int64_t now_ns = clock_monotonic_ns();
+    uint64_t position = 0;
+    uint32_t n = 0;
+
+    *ret_next = 0;
+    for (const struct client *c = u->oldest; c; c = c->newer, position++) {
+        if (position < from)
+            continue;
+        if (n == max) {
+            *ret_next = position;
+            break;
+        }
+        rows[n++] = (struct flow_info){
+            .tier = "udp-forward",
+            .state = "open",
+            .proto = IPPROTO_UDP,
+            .guest = c->forward->guest,
+            .remote = c->shown,
+            .to_guest = c->bytes_to_guest,
+            .to_host = c->bytes_to_host,
+            .age_ns = now_ns - c->started_ns,
+        };
+    }
+    return (int)n;
 }
 
 int64_t udp_forwards_expire(struct udp_forwards *u, int64_t now_ns)

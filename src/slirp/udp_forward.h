@@ -17,6 +17,7 @@
 #include "base/failure.h"
 #include "base/role.h"
 #include "io/address.h"
+#include "io/flow_info.h"
 #include "io/packet.h"
 
 #include <stdint.h>
@@ -50,6 +51,10 @@ int udp_forward_add(struct udp_forwards *u, const union address *host, bool v6_o
 void udp_forward_remove(struct udp_forwards *u, struct udp_forward *f) RUNS_ON(role_slirp);
 void udp_forward_read_stats(const struct udp_forward *f, uint64_t *n_clients, uint64_t *to_guest,
                             uint64_t *to_host);
+
+/* flow_list of the clients, the one that has been silent longest first. */
+int udp_forwards_list(struct udp_forwards *u, uint64_t from, struct flow_info *rows, uint32_t max,
+                      uint64_t *ret_next) RUNS_ON(role_slirp);
 
 /* A forward's socket (the value of the EVENT_UDP tag) is readable: moves a bounded number of datagrams. */
 void udp_forwards_readable(struct udp_forwards *u, uint32_t index) RUNS_ON(role_slirp);

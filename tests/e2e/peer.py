@@ -308,6 +308,18 @@ def client_many(addr, port, n):
     return {"good": good}
 
 
+def client_crowd(addr, port, n):
+    """Connections to an echo that stay until this is killed, five bytes each way through each."""
+    raise_limit()
+    socks = [connect(addr, port) for _ in range(int(n))]
+    for s in socks:
+        s.sendall(b"hello")
+    good = sum(s.recv(5, socket.MSG_WAITALL) == b"hello" for s in socks)
+    say(event="connected", good=good, ports=[s.getsockname()[1] for s in socks])
+    time.sleep(DEADLINE_S * 4)
+    return {}
+
+
 def client_sequence(addr, port, n):
     good = 0
     for i in range(int(n)):

@@ -755,6 +755,133 @@ static void test_statistics(void **state)
     }
 }
 
+/* ---- flows ---- */
+
+enum { N_FLOWS = 250 };
+
+/* @arg: how many there are, or a negative errno. */
+static int list_flows(void *arg, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
+{
+    int n_all = *(int *)arg;
+    uint32_t n = 0;
+
+    assert_in_range(max, 1, FLOW_ROWS_MAX);
+    *ret_next = 0;
+    if (n_all < 0)
+        return n_all;
+    for (; from < (uint64_t)n_all && n < max; from++, n++) {
+        rows[n] = (struct flow_info){.tier = "splice-forward",
+                                     .state = "open",
+                                     .proto = IPPROTO_TCP,
+                                     .to_host = from,
+                                     .age_ns = 1500000};
+        inet_pton(AF_INET, "10.0.2.100", &rows[n].guest.in.sin_addr);
+        rows[n].guest.sa.sa_family = AF_INET;
+        address_set_port(&rows[n].guest, (uint16_t)from);
+    }
+    if (from < (uint64_t)n_all)
+        *ret_next = from;
+    return (int)n;
+}
+
+static void test_flows_come_in_pages_from_all_who_carry_them(void **state)
+{
+    static int n_first = N_FLOWS, n_none = 0, n_last = 3;
+    unsigned limits[] = {1, 7, 100, 128, 129, 1000};
+
+    (void)state;
+    role_assert(&role_api);
+    context.flow_sources[0] = (struct flow_source){list_flows, &n_first};
+    context.flow_sources[1] = (struct flow_source){list_flows, &n_none};
+    context.flow_sources[2] = (struct flow_source){list_flows, &n_last};
+    context.n_flow_sources = 3;
+    for (unsigned l = 0; l < ARRAY_SIZE(limits); l++) {
+        char request[128];
+        json_int_t cursor = 0;
+        unsigned n = 0, n_pages = 0;
+        bool more = true;
+
+        while (more) {
+            json_t *root, *page, *rows;
+
+            snprintf(request, sizeof(request),
+                     "{\"execute\":\"flows\",\"arguments\":{\"limit\":%u,\"cursor\":%lld}}", limits[l],
+                     (long long)cursor);
+            ask(request);
+            root = json_loads(reply, 0, NULL);
+            page = json_object_get(root, "return");
+            rows = json_object_get(page, "flows");
+            assert_in_range(json_array_size(rows), 0, limits[l]);
+            for (size_t i = 0; i < json_array_size(rows); i++, n++)
+                assert_int_equal(json_integer_value(json_object_get(json_array_get(rows, i), "guest_port")),
+                                 n % N_FLOWS);
+            more = json_is_integer(json_object_get(page, "next"));
+            cursor = json_integer_value(json_object_get(page, "next"));
+            json_decref(root);
+            assert_in_range(++n_pages, 1, N_FLOWS + 10);
+        }
+        assert_int_equal(n, N_FLOWS + 3);
+    }
+}
+
+static void test_a_row_says_what_is_known(void **state)
+{
+    static int n_one = 1;
+
+    (void)state;
+    role_assert(&role_api);
+    context.flow_sources[0] = (struct flow_source){list_flows, &n_one};
+    context.n_flow_sources = 1;
+    ask("{\"execute\":\"flows\"}");
+    assert_string_equal(reply, "{\"return\":{\"flows\":[{\"proto\":\"tcp\",\"guest_addr\":\"10.0.2.100\","
+                               "\"guest_port\":0,\"tier\":\"splice-forward\",\"state\":\"open\","
+                               "\"bytes_to_guest\":0,\"bytes_to_host\":0,\"age_ms\":1}]}}");
+}
+
+static void test_bad_pages_and_silent_carriers_are_errors(void **state)
+{
+    static int n_late = -ETIMEDOUT;
+
+    (void)state;
+    role_assert(&role_api);
+    context.flow_sources[0] = (struct flow_source){list_flows, &n_late};
+    context.n_flow_sources = 1;
+    ask("{\"execute\":\"flows\",\"arguments\":{\"limit\":0}}");
+    assert_non_null(strstr(reply, "bad request: flows: bad arguments.limit"));
+    ask("{\"execute\":\"flows\",\"arguments\":{\"limit\":1001}}");
+    assert_non_null(strstr(reply, "bad request: flows: bad arguments.limit"));
+    ask("{\"execute\":\"flows\",\"arguments\":{\"cursor\":1099511627776}}");
+    assert_non_null(strstr(reply, "bad request: flows: bad arguments.cursor"));
+    ask("{\"execute\":\"flows\",\"arguments\":{\"cursor\":null}}");
+    assert_non_null(strstr(reply, "bad request: flows: bad arguments.cursor"));
+    ask("{\"execute\":\"flows\"}");
+    assert_string_equal(reply, "{\"error\":{\"desc\":\"bad request: flows: Connection timed out\"}}");
+}
+
+static char *no_info(void *arg)
+{
+    (void)arg;
+    return NULL;
+}
+
+static char *some_info(void *arg)
+{
+    return strdup(arg);
+}
+
+static void test_slirp_info(void **state)
+{
+    (void)state;
+    role_assert(&role_api);
+    context.slirp_info = some_info;
+    context.arg = (char[]){"a \"b\"\n c"};
+    ask("{\"execute\":\"slirp_info\"}");
+    assert_string_equal(reply, "{\"return\":{\"info\":\"a \\\"b\\\"\\n c\"}}");
+    context.slirp_info = no_info;
+    ask("{\"execute\":\"slirp_info\"}");
+    assert_non_null(strstr(reply, "\"error\""));
+}
+
 /* ---- framing ---- */
 
 static void test_a_request_may_come_in_pieces(void **state)
@@ -1125,6 +1252,10 @@ int main(void)
         session_test(test_ranges),
         session_test(test_the_reason_of_a_refusal_follows_the_known_text),
         session_test(test_ids_grow_and_are_numbers),
+        session_test(test_flows_come_in_pages_from_all_who_carry_them),
+        session_test(test_a_row_says_what_is_known),
+        session_test(test_bad_pages_and_silent_carriers_are_errors),
+        session_test(test_slirp_info),
         session_test(test_removal),
         session_test(test_the_list_has_both_shapes),
         session_test(test_statistics),
