@@ -284,12 +284,12 @@ class Run:
 
     def prepare(self, directory):
         """The load generator and the host's side of the network."""
-        source, built = BENCH / "load.c", ROOT / "build" / "bench" / "load"
-        if os.access(built, os.X_OK) and built.stat().st_mtime >= source.stat().st_mtime:
+        sources, built = sorted((BENCH / "load").glob("*.c")), ROOT / "build" / "bench" / "load"
+        if os.access(built, os.X_OK) and all(built.stat().st_mtime >= source.stat().st_mtime for source in sources):
             self.load = str(built)
         else:
             self.load = str(Path(directory) / "load")
-            run(["cc", "-std=gnu11", "-O2", "-o", self.load, source], 60)
+            run(["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-o", self.load, *sources], 60)
         run(["ip", "link", "set", "lo", "up"])
         run(["ip", "addr", "add", HOST_ADDRESS, "dev", "lo"])
         self.host_congestion_control = set_congestion_control()
