@@ -5,13 +5,16 @@ A server prints "ready" when it listens and one JSON line per event; a client pr
 Everything is bounded: a peer that waits longer than its deadline ends with an error.
 """
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import select
+import signal
 import socket
 import struct
 import sys
+import termios
 import threading
 import time
 
@@ -51,6 +54,8 @@ def connect(addr, port, source=None, timeout_s=DEADLINE_S):
     s.settimeout(timeout_s)
     if source:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if source[1] == 0:
+            s.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT: connect() finds one
         s.bind(tuple(source))
     s.connect((addr, port))
     return s
@@ -150,6 +155,14 @@ def tcp_source_big(addr, port, n_bytes):
     serve_tcp(addr, port, handler)
 
 
+def digest_of(n_bytes):
+    """Of what tcp_source_big sends."""
+    h = hashlib.sha256()
+    for block in blocks(int(n_bytes)):
+        h.update(block)
+    say(sha256=h.hexdigest())
+
+
 def client_upload_big(addr, port, n_bytes):
     h = hashlib.sha256()
     with connect(addr, port) as s:
@@ -195,6 +208,109 @@ def tcp_hello(addr, port):
     def handler(c, peer):
         c.sendall(b"hello %s" % peer[0].encode())
     serve_tcp(addr, port, handler)
+
+
+def signalled():
+    """Waits for SIGUSR1, which on_signal() has blocked."""
+    if not signal.sigtimedwait({signal.SIGUSR1}, DEADLINE_S):
+        raise TimeoutError(errno.ETIMEDOUT, "no signal came")
+
+
+def on_signal():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+
+
+def accept_one(addr, port):
+    """One connection; a second one is refused as long as it lives."""
+    with listen(addr, int(port)) as s:
+        c, peer = s.accept()
+    c.settimeout(DEADLINE_S)
+    say(event="accepted", peer=peer[0], port=peer[1])
+    return c
+
+
+def how_it_ends(s):
+    """Reads to the end: how many bytes, their digest, and whether the end was orderly."""
+    h, n = hashlib.sha256(), 0
+    try:
+        while data := s.recv(1 << 16):
+            h.update(data)
+            n += len(data)
+        end = "eof"
+    except OSError as e:
+        end = errno.errorcode.get(e.errno, str(e))
+    return {"n": n, "sha256": h.hexdigest(), "end": end}
+
+
+def tcp_watch(addr, port):
+    """Says how each connection ends."""
+    def handler(c, peer):
+        say(event="accepted", peer=peer[0], port=peer[1])
+        say(event="ended", **how_it_ends(c))
+    serve_tcp(addr, port, handler)
+
+
+def tcp_half(addr, port, n_bytes):
+    """Sends, closes its half, and goes on reading."""
+    def handler(c, peer):
+        c.sendall(pattern(int(n_bytes)))
+        c.shutdown(socket.SHUT_WR)
+        say(event="ended", **how_it_ends(c))
+    serve_tcp(addr, port, handler)
+
+
+def tcp_hold(addr, port):
+    """One connection; SIGUSR1 makes it close its half."""
+    on_signal()
+    both_close(accept_one(addr, port))
+
+
+def tcp_quiet(addr, port):
+    """One connection; reads nothing before SIGUSR1, then everything."""
+    on_signal()
+    with accept_one(addr, port) as c:
+        signalled()
+        n, digest = read_all(c)
+        c.sendall(json.dumps({"n": n, "sha256": digest}).encode())
+
+
+def tcp_last_word(addr, port):
+    """Answers one line and closes first."""
+    def handler(c, peer):
+        c.sendall(c.recv(100))
+    serve_tcp(addr, port, handler)
+
+
+def tcp_greet(addr, port):
+    """Greets and closes, whatever the client does."""
+    def handler(c, peer):
+        c.sendall(b"hello")
+    serve_tcp(addr, port, handler)
+
+
+def tcp_keepalive(addr, port):
+    """Echoes, and looks every second whether a silent client is still there."""
+    def handler(c, peer):
+        ask_every_second(c)
+        while data := c.recv(1 << 16):
+            c.sendall(data)
+        say(event="ended", end="eof")
+    serve_tcp(addr, port, handler)
+
+
+def ask_every_second(s):
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+
+
+def both_close(s):
+    signalled()
+    s.shutdown(socket.SHUT_WR)
+    say(event="shut")
+    say(event="ended", **how_it_ends(s))
+    s.close()
 
 
 def udp_echo(addr, port):
@@ -262,8 +378,7 @@ def client_echo(addr, port, text="x", source_addr=None, source_port=None):
 
 def client_hold(addr, port, source_addr, source_port):
     """Stays connected to an echo; SIGUSR1 makes it send and read something."""
-    import signal
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    on_signal()
     with connect(addr, port, (source_addr, int(source_port))) as s:
         s.sendall(b"x")
         s.recv(1)
@@ -296,6 +411,104 @@ def client_read(addr, port):
         return {"got": s.recv(4096).decode(), "then": s.recv(4096).decode()}
 
 
+def client_listen(addr, port):
+    """Says nothing."""
+    with connect(addr, port) as s:
+        return how_it_ends(s)
+
+
+def client_after_end(addr, port, n_bytes):
+    """Sends only when the other side has ended its half."""
+    with connect(addr, port) as s:
+        got = how_it_ends(s)
+        s.sendall(pattern(int(n_bytes), 8))
+    return {"got": got, "sha256": hashlib.sha256(pattern(int(n_bytes), 8)).hexdigest()}
+
+
+def client_abort(addr, port, n_bytes):
+    """Sends and resets the connection once it has got everything off."""
+    with connect(addr, port) as s:
+        s.sendall(pattern(int(n_bytes)))
+        while struct.unpack("i", fcntl.ioctl(s, termios.TIOCOUTQ, bytes(4)))[0]:
+            time.sleep(0.001)
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return {"ok": True}
+
+
+def client_hold_and_close(addr, port):
+    """Connects; SIGUSR1 makes it close its half."""
+    on_signal()
+    with connect(addr, port) as s:
+        say(event="held")
+        both_close(s)
+    return {}
+
+
+def client_push(addr, port, n_bytes, still_s):
+    """Sends until nothing has gone for @still_s, says how much that was, then sends the rest."""
+    h, sent, stalled = hashlib.sha256(), 0, False
+    with connect(addr, port) as s:
+        for block in blocks(int(n_bytes)):
+            h.update(block)
+            view = memoryview(block)
+            while view:
+                if not select.select([], [s], [], float(still_s) if not stalled else DEADLINE_S)[1]:
+                    assert not stalled
+                    stalled = True
+                    say(event="stalled", n=sent)
+                    continue
+                n = s.send(view, socket.MSG_DONTWAIT)
+                view, sent = view[n:], sent + n
+        s.shutdown(socket.SHUT_WR)
+        reply = json.loads(s.makefile().read())
+    return {"sha256": h.hexdigest(), "server": reply}
+
+
+def client_idle(addr, port, idle_s):
+    """Idle on a connection that both sides ask about; then an echo."""
+    with connect(addr, port) as s:
+        ask_every_second(s)
+        time.sleep(float(idle_s))  # the silence is what is tested
+        s.sendall(b"still here")
+        return {"reply": s.recv(100).decode()}
+
+
+def client_again(addr, port, source_addr, source_port, n):
+    """Connections from one port, each as soon as the server has closed the one before."""
+    good = 0
+    end = time.monotonic() + DEADLINE_S
+    while good < int(n):
+        try:
+            s = connect(addr, port, (source_addr, int(source_port)))
+        except OSError as e:
+            if e.errno != errno.EADDRNOTAVAIL or time.monotonic() > end:
+                raise
+            time.sleep(0.001)  # the last acknowledgement of the connection before is still on its way
+            continue
+        with s:
+            s.sendall(b"hello")
+            if how_it_ends(s)["n"] != 5:
+                break
+        good += 1
+    return {"good": good}
+
+
+def client_congestion(addr, port, name, n_bytes):
+    """An upload and its answer with a congestion control of the client's choice."""
+    h = hashlib.sha256()
+    with socket.socket(family_of(addr), socket.SOCK_STREAM) as s:
+        s.settimeout(DEADLINE_S)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+        s.connect((addr, port))
+        for block in blocks(int(n_bytes)):
+            s.sendall(block)
+            h.update(block)
+        s.shutdown(socket.SHUT_WR)
+        reply = json.loads(s.makefile().read())
+        used = s.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
+    return {"used": used, "sha256": h.hexdigest(), "server": reply}
+
+
 def client_many(addr, port, n):
     n = int(n)
     raise_limit()
@@ -320,10 +533,10 @@ def client_crowd(addr, port, n):
     return {}
 
 
-def client_sequence(addr, port, n):
+def client_sequence(addr, port, n, source_addr=None):
     good = 0
     for i in range(int(n)):
-        with connect(addr, port) as s:
+        with connect(addr, port, (source_addr, 0) if source_addr else None) as s:
             s.sendall(b"%06d" % i)
             good += s.recv(6, socket.MSG_WAITALL) == b"%06d" % i
     return {"good": good}

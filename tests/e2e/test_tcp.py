@@ -150,13 +150,3 @@ def test_outbound_addr6_is_the_source(world):
 def test_other_ports_of_the_dns_address_are_unreachable(world):
     world.start()
     assert world.guest.client("connect", DNS4, 7000)["errno"] in ("ENETUNREACH", "EHOSTUNREACH")
-
-
-@pytest.mark.parametrize("congestion", ["cubic", "bbr", "reno"])
-def test_any_congestion_control_of_the_guest(world, congestion):
-    world.start("--mtu=1500")
-    if world.guest.run("sysctl", "-qw", f"net.ipv4.tcp_congestion_control={congestion}", check=False).returncode:
-        pytest.skip(f"{congestion} cannot be chosen in a namespace of this machine")
-    world.remote.peer("tcp_sink", REMOTE4, 7000)
-    r = world.guest.client("upload", REMOTE4, 7000, SIZE)
-    assert r["server"]["sha256"] == r["sha256"]

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""There is always a way through: what the fast ways need is missing, and the connection works all the same."""
+
+import ctypes
+import errno
+import os
+import resource
+
+import pytest
+from harness import GATEWAY4, HOST4, PROGRAM_ARGS, REMOTE4, wait_for
+from test_divert import start as start_diverting
+from test_divert import stats
+from test_splice import agent_pid, entry, raise_limit
+
+OFF = "--divert=off" in PROGRAM_ARGS or "--no-splice" in PROGRAM_ARGS
+pytestmark = [pytest.mark.extension, pytest.mark.skipif(OFF, reason="switched off by $SLIRP4NETNS_ARGS")]
+
+NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
+
+
+def no_netlink(protocol, error):
+    """A preexec that makes socket(AF_NETLINK, any, @protocol) fail, as a container's seccomp profile may."""
+    class Compare(ctypes.Structure):
+        _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
+
+    lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
+    lib.seccomp_init.restype = ctypes.c_void_p
+
+    def install():
+        equal, allow, fail = 4, 0x7fff0000, 0x00050000 | error
+        ctx = ctypes.c_void_p(lib.seccomp_init(ctypes.c_uint32(allow)))
+        compare = (Compare * 2)(Compare(0, equal, 16, 0), Compare(2, equal, protocol, 0))
+        if lib.seccomp_rule_add_array(ctx, ctypes.c_uint32(fail), lib.seccomp_syscall_resolve_name(b"socket"), 2,
+                                      compare) != 0 or lib.seccomp_load(ctx) != 0:
+            os._exit(99)
+
+    return install
+
+
+def ready_made_tap(world):
+    """As RootlessKit leaves it: nothing for the program to configure."""
+    world.guest.ip("link set lo up")
+    world.guest.run("ip", "tuntap", "add", "name", "tap0", "mode", "tap")
+    world.guest.ip("link set tap0 up", "addr add 10.0.2.100/24 dev tap0", "route add default via 10.0.2.2 dev tap0")
+
+
+def out_works(world, port=7000):
+    world.remote.peer("tcp_sink", REMOTE4, port)
+    r = world.guest.client("upload", REMOTE4, port, 100_000)
+    assert r["server"]["sha256"] == r["sha256"]
+
+
+def in_works(world, slirp):
+    slirp.forward("tcp", 8080, 80)
+    server = world.guest.peer("tcp_echo", "0.0.0.0", 80)
+    assert world.remote.client("echo", HOST4, 8080, "hello")["reply"] == "hello"
+    assert server.event("accepted")["peer"] == REMOTE4
+
+
+@pytest.mark.parametrize("error", [errno.EPROTONOSUPPORT, errno.EPERM])
+def test_without_nf_tables_only_forwards_are_spliced(world, error):
+    slirp = world.start(api=True, preexec=no_netlink(NETLINK_NETFILTER, error))
+    out_works(world)
+    assert stats(slirp)["divert_flows"] == 0
+    wait_for("it is said", lambda: "nf_tables" in slirp.out() + slirp.err())
+    in_works(world, slirp)
+    assert entry(slirp)["path"] == "splice"
+
+
+def test_on_says_that_there_is_no_nf_tables(world):
+    slirp = world.start("--divert=on", ready=False, preexec=no_netlink(NETLINK_NETFILTER, errno.EPROTONOSUPPORT))
+    assert slirp.wait() == 1
+    assert "--divert=on" in slirp.err() and "nf_tables" in slirp.err()
+
+
+def test_without_rtnetlink_everything_goes_through_libslirp(world):
+    """Policy routing is not permitted: the start says so, and so does each forward."""
+    ready_made_tap(world)
+    slirp = world.start(configure=False, api=True, preexec=no_netlink(NETLINK_ROUTE, errno.EPERM))
+    wait_for("it is said", lambda: "rtnetlink" in slirp.out() + slirp.err())
+    out_works(world)
+    in_works(world, slirp)
+    assert entry(slirp)["path"] == "slirp" and entry(slirp)["reason"]
+    assert stats(slirp)["divert_flows"] == 0
+
+
+def test_rules_that_are_taken_away_and_refused_mean_libslirp(world):
+    """Somebody else's rule in the way of ours: packets with the mark are prohibited in the guest."""
+    slirp = start_diverting(world)
+    world.guest.ip("rule add priority 1 fwmark 0x534c0000/0xffff0000 prohibit")
+    slirp.forward("tcp", 8080, 80)
+    world.guest.peer("tcp_echo", "0.0.0.0", 80)
+
+    def works():
+        return world.remote.client("echo", HOST4, 8080, "hello").get("reply") == "hello"
+
+    wait_for("the forward's connections find libslirp's path", works)
+    assert entry(slirp)["path"] == "slirp"
+
+
+def test_a_read_only_proc_sys_costs_forwards_their_speed_only(world):
+    """The program runs inside a container: /proc/sys cannot be written."""
+    done = world.host.run("mount", "-o", "bind,ro", "/proc/sys", "/proc/sys", check=False)
+    if done.returncode == 0:
+        done = world.host.run("mount", "-o", "remount,bind,ro", "/proc/sys", check=False)
+    if done.returncode != 0:
+        pytest.skip(f"/proc/sys cannot be mounted read-only here: {done.stderr}")
+    slirp = world.start(api=True)
+    out_works(world)
+    in_works(world, slirp)
+    assert entry(slirp)["path"] == "slirp" and "tcp_fwmark_accept" in entry(slirp)["reason"]
+    assert stats(slirp)["splice_fallback_no_sysctl"] == 1
+
+
+def test_few_descriptors_end_no_connection_that_works(world):
+    """The limit is near: some connections cannot be had, the established ones go on, and later all is well again."""
+    slirp = start_diverting(world, preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96)))
+    world.remote.peer("tcp_echo_many", REMOTE4, 7000)
+    held = world.guest.begin("client", "hold", REMOTE4, 7000, "10.0.2.100", 0)
+    held.event("held")
+    many = world.guest.begin("client", "many", REMOTE4, 7000, 200)
+    many.result()  # how that ends is not what counts
+    held.process.send_signal(10)
+    assert held.event("alive")["ok"]
+    many.end()
+    before = stats(slirp)["divert_flows"]
+
+    def diverted_again():
+        return (world.guest.client("echo", REMOTE4, 7000, "x").get("reply") == "x" and
+                stats(slirp)["divert_flows"] > before)
+
+    wait_for("connections work and are diverted again", diverted_again, 60)
+    assert slirp.process.poll() is None and len(slirp.err()) < 40_000
+
+
+def test_many_connections_beyond_the_tables_buckets_all_work(world):
+    """Some of so many have no place in the table: these go through libslirp, none is lost."""
+    slirp = start_diverting(world, preexec=raise_limit)
+    world.remote.peer("tcp_echo_many", REMOTE4, 7000)
+    n = 8000
+    assert world.guest.begin("client", "many", REMOTE4, 7000, n).result(120)["good"] == n
+    s = stats(slirp)
+    assert s["divert_flows"] + s["divert_fallback"] >= n and s["divert_flows"] > n // 2
+    reasons = {key: value for key, value in s.items() if key.startswith("divert_fallback_") and value}
+    assert sum(reasons.values()) == s["divert_fallback"] and "divert_fallback_table_full" in reasons, reasons
+
+
+def test_a_lost_agent_is_said_and_counted(world):
+    slirp = start_diverting(world)
+    os.kill(agent_pid(slirp), 9)
+    wait_for("it is noticed", lambda: stats(slirp)["agent_lost"] == 1)
+    out_works(world)
+    world.host.peer("tcp_echo", "127.0.0.1", 7001)
+    assert world.guest.client("echo", GATEWAY4, 7001, "x")["reply"] == "x"
+    assert stats(slirp)["divert_fallback_no_agent"] == 2 and "agent" in slirp.err()
