@@ -19,6 +19,7 @@
  * along by SIGKILL; what is left then is harmless and recognised by the next run.
  */
 #include "fwd/agent_net.h"
+#include "fwd/sock_diag.h"
 
 #include "base/bits.h"
 #include "base/clock.h"
@@ -65,7 +66,8 @@ enum {
 
 struct process {
     struct agent_net net;
-    struct nft *nft;             /* NULL: no outbound connection is diverted */
+    struct nft *nft; /* NULL: no outbound connection is diverted */
+    struct sock_diag diag;
     int reasons[AGENT_FAMILIES]; /* last sent; -1: none yet */
     bool listed;                 /* the first list has been sent */
     bool look;                   /* something may have changed */
@@ -204,8 +206,19 @@ static bool spec_is_sound(const struct repair_spec *s)
     return s->local.sa.sa_family == s->peer.sa.sa_family && family_index(s->local.sa.sa_family) >= 0;
 }
 
+/* The guest's side. What the last connection with these addresses has left in TIME_WAIT must not keep the
+ * guest from using its port again, and is the only thing that can be in the way. */
+static int build(struct process *p, const struct repair_spec *spec, int *ret)
+{
+    int r = repair_connect(spec, ret);
+
+    if (r == -EADDRINUSE && sock_diag_destroy(&p->diag, &spec->local, &spec->peer) == 0)
+        r = repair_connect(spec, ret);
+    return r;
+}
+
 /* First the element, then the socket: nothing is sent before the guest has its SYN-ACK. */
-static int divert(const struct process *p, const struct agent_message *request)
+static int divert(struct process *p, const struct agent_message *request)
 {
     struct agent_message m = {.type = MESSAGE_DIVERTED, .divert = {.id = request->divert.id}};
     const struct repair_spec *spec = &request->divert.spec;
@@ -215,7 +228,7 @@ static int divert(const struct process *p, const struct agent_message *request)
     if (!p->nft || !spec_is_sound(spec))
         return -EPROTO;
     m.result = nft_add(p->nft, &tuple, 1);
-    if (m.result == 0 && (m.result = repair_connect(spec, &fd)) < 0)
+    if (m.result == 0 && (m.result = build(p, spec, &fd)) < 0)
         (void)nft_remove(p->nft, &tuple, 1);
     r = send_message(&m, &fd, fd >= 0);
     if (r == -ETOOMANYREFS) { /* more on their way than RLIMIT_NOFILE: unix(7) */
@@ -517,6 +530,8 @@ static int divert_open(struct process *p, const struct agent_config *config)
     if (!config->divert)
         return -ENODEV;
     (void)repair_wscale(); /* reads a sysctl, and remembers it */
+    (void)sock_diag_init(
+        &p->diag); /* without it, a port that is used again goes through libslirp for a minute */
     return nft_new(&p->nft, config->mark, config->mark_mask);
 }
 

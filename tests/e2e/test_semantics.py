@@ -237,6 +237,17 @@ def test_both_may_close_at_the_same_time(world, way):
     s.nothing_left()
 
 
+def test_a_port_may_be_used_again_when_the_server_has_closed(world, way):
+    """The server closed first, so TIME_WAIT is its affair: the guest's port is free at once."""
+    if way == "libslirp":
+        pytest.skip("libslirp refuses a port that it remembers in TIME_WAIT, in the single-threaded program as well")
+    s = start(world, way)
+    world.remote.peer("tcp_last_word", REMOTE4, 7000)
+    r = world.guest.client("again", REMOTE4, 7000, "10.0.2.100", 40000, 20)
+    assert r.get("good") == 20, r
+    s.went_its_way(20)
+
+
 # ---- in between ----
 
 def test_a_server_that_stops_reading_holds_the_guest(world, way):

@@ -13,6 +13,7 @@
  */
 #include "fwd/nft.h"
 #include "fwd/repair.h"
+#include "fwd/sock_diag.h"
 
 #include "base/bits.h"
 #include "base/clock.h"
@@ -989,6 +990,7 @@ static void server_listens(void)
 
 static void taken_tuple(void)
 {
+    struct sock_diag diag = {.socket = NULL};
     struct repair_spec spec;
     struct world w;
     struct flow f;
@@ -1005,6 +1007,15 @@ static void taken_tuple(void)
     flow_close(&w, &f);
     r = repair_connect(&spec, &fd);
     CHECK(r == -EADDRINUSE && fd == -1, "a second socket with a four-tuple in TIME_WAIT: %d", r);
+    ZERO(sock_diag_init(&diag));
+    r = sock_diag_destroy(&diag, &spec.local, &spec.peer);
+    if (r == -EOPNOTSUPP)
+        skipped("this kernel does not let a socket in TIME_WAIT be destroyed");
+    CHECK(r == 0, "the socket in TIME_WAIT cannot be destroyed: %d", r);
+    ZERO(repair_connect(&spec, &fd));
+    close(fd);
+    r = sock_diag_destroy(&diag, &spec.peer, &spec.local);
+    CHECK(r == -ENOENT, "there is nothing to destroy the other way round: %d", r);
     world_free(&w);
 }
 
