@@ -28,6 +28,8 @@ def enter_user_namespace() -> None:
         return
     os.environ["E2E_IN_USERNS"] = "1"
     os.environ["E2E_AS"] = "user"
+    # pytest calls its directory in /tmp after this; "root", which he is about to be, may have one already.
+    os.environ["LOGNAME"] = f"user{os.geteuid()}"
     os.execvp("unshare", ["unshare", "-U", "-r", "-n", "-m", sys.executable, "-m", "pytest", *sys.argv[1:]])
 
 
