@@ -349,9 +349,9 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
 /* Why libslirp carries the guest's own TCP connections, when it does. */
 static const char *no_divert_reason(const struct program *p)
 {
-    return p->options.divert == DIVERT_OFF ? "--divert=off"
-           : p->no_splice_why[0]           ? p->no_splice_why
-                                           : "no nf_tables in the guest's namespace";
+    return p->no_splice_why[0]               ? p->no_splice_why
+           : p->options.divert == DIVERT_OFF ? "--divert=off"
+                                             : "no nf_tables in the guest's namespace";
 }
 
 static int api_open(struct program *p, struct failure *why)

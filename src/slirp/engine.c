@@ -746,7 +746,7 @@ static int choose_tap_io(struct engine *e, struct failure *why)
     struct failure uring_why = FAILURE_NULL;
     char text[FAILURE_TEXT_SIZE];
 
-    snprintf(e->backend_why, sizeof(e->backend_why), "asked for");
+    snprintf(e->backend_why, sizeof(e->backend_why), "--io-backend");
     if (e->config.backend == ENGINE_BACKEND_EPOLL)
         return make_tap_io(e, &tap_io_epoll, why);
     if (e->config.backend == ENGINE_BACKEND_URING)
@@ -856,10 +856,10 @@ static int engine_init(struct engine *e, struct failure *why)
         return r;
     n_cpus = cpus_allowed();
     if (e->config.mode == ENGINE_AUTO)
-        snprintf(e->choice, sizeof(e->choice), "%d CPU%s; %s", n_cpus, n_cpus == 1 ? "" : "s",
+        snprintf(e->choice, sizeof(e->choice), "%d CPU%s, %s", n_cpus, n_cpus == 1 ? "" : "s",
                  e->backend_why);
     else
-        snprintf(e->choice, sizeof(e->choice), "threads asked for; %s", e->backend_why);
+        snprintf(e->choice, sizeof(e->choice), "--threads, %s", e->backend_why);
     if ((r = watch(e, e->wake.fd, EPOLLIN, events_tag(EVENT_WAKE, 0))) < 0)
         return failure(why, r, NULL, "cannot watch an eventfd");
     e->tap_ready = true;
