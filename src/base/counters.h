@@ -90,6 +90,8 @@
     X(divert_fallback_agent_busy, "connections", "... because nsagent had too much to do")                  \
     X(divert_fallback_agent_failed, "connections", "... because nsagent could not make the guest's side")   \
     X(divert_leaked, "frames", "frames of diverted connections that came over the TAP and were dropped")    \
+    X(capture_frames, "frames", "frames written to the capture")                                            \
+    X(capture_drop_ring_full, "frames", "frames missing in the capture because its ring was full")          \
     X(agent_lost, "times", "times the agent in the guest's namespace ended before the program")             \
     X(api_connections, "connections", "connections to the API socket")                                      \
     X(api_requests, "requests", "requests answered by the API")                                             \

@@ -19,6 +19,7 @@
 #include "fwd/divert.h"
 #include "fwd/forward.h"
 #include "fwd/worker.h"
+#include "io/capture.h"
 #include "slirp/engine.h"
 
 #include <errno.h>
@@ -42,6 +43,7 @@ struct program {
     struct forwards *forwards;
     struct divert *divert; /* NULL: outbound connections go through libslirp */
     struct api_server *api;
+    struct capture *capture; /* NULL: no --pcap */
     struct api_context api_context;
     struct target_watch target;
     int signal_fd;
@@ -113,6 +115,13 @@ static bool hook_take_tcp(void *arg, const struct packet *packet)
 
     role_assert(&role_slirp);
     return divert_take(p->divert, packet);
+}
+
+static void hook_closed(void *arg, const struct flow_info *info, bool reset)
+{
+    struct program *p = arg;
+
+    capture_flow(p->capture, info, reset);
 }
 
 static char *hook_slirp_info(void *arg)
@@ -306,6 +315,8 @@ static int forwards_open(struct program *p, struct failure *why)
         return 0;
     inet_pton(AF_INET6, "fd00::2", &config.gateway6);
     r = workers_new(&p->workers, p->agent, why);
+    if (r == 0 && p->capture)
+        workers_on_closed(p->workers, hook_closed, p);
     if (r == 0)
         r = divert_open(p, why);
     if (r < 0 || !p->options.api_socket)
@@ -336,6 +347,7 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
         .outbound6 = o->outbound6,
         .backend = o->backend,
         .mode = o->mode,
+        .capture = p->capture,
     };
     int r = engine_new(&p->engine, &config, why);
 
@@ -374,8 +386,10 @@ static int api_open(struct program *p, struct failure *why)
 
 static int threads_start(struct program *p, struct failure *why)
 {
-    int r = engine_start(p->engine, why);
+    int r = p->capture ? capture_start(p->capture, why) : 0;
 
+    if (r == 0)
+        r = engine_start(p->engine, why);
     if (r == 0 && p->workers)
         r = workers_start(p->workers, why);
     if (r == 0 && p->api)
@@ -453,6 +467,14 @@ static int start(struct program *p, struct failure *why)
     if (o->target == TARGET_PID && !o->sandbox)
         target_watch_init(&p->target, o->pid);
     options_print_banner(o);
+    if (o->pcap) {
+        r = capture_new(&p->capture, o->pcap,
+                        o->target == TARGET_TAPFD || o->target == TARGET_BESS ? "tap" : o->tap_name, why);
+        if (r < 0) {
+            closep(&link.fd);
+            return r;
+        }
+    }
     if (o->sandbox && (r = sandbox_join(o, why)) < 0) {
         closep(&link.fd);
         return r;
@@ -533,6 +555,9 @@ static void stop(struct program *p)
         workers_stop(p->workers);
     if (p->engine)
         engine_stop(p->engine);
+    if (p->capture)
+        capture_stop(p->capture);
+    p->capture = capture_free(p->capture);
     p->api = api_server_free(p->api);
     p->forwards = forwards_free(p->forwards);
     p->workers = workers_free(p->workers);

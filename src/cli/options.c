@@ -84,6 +84,7 @@ TEXT(cidr, r->cidr)
 TEXT(mac, r->mac)
 TEXT(userns_path, r->o->userns_path)
 TEXT(api_socket, r->o->api_socket)
+TEXT(pcap, r->o->pcap)
 
 SETTER(ipv6)
 {
@@ -288,6 +289,7 @@ static const struct {
       false},
      set_divert},
     {{0, "no-splice", NULL, "carry all TCP connections through libslirp and the TAP", false}, set_no_splice},
+    {{0, "pcap", "FILE", "record the frames of the guest in FILE (pcapng)", false}, set_pcap},
     {{0, "log-format", "FORMAT", "format of the log ([text|json], default=text)", false}, set_log_format},
     {{0, "log-level", "LEVEL", "what is logged ([error|warning|info|debug], default=info)", false},
      set_log_level},

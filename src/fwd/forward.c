@@ -299,6 +299,7 @@ static void describe(const struct flow_user *user, struct flow_info *info)
 
     info->guest = c->guest;
     info->remote = c->shown;
+    info->inbound = true;
 }
 
 static const struct flow_owner flow_owner = {

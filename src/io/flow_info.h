@@ -8,6 +8,7 @@
 
 #include "io/address.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { FLOW_ROWS_MAX = 128 }; /* flows told about in one go: bounds what a data-plane thread spends on it */
@@ -18,6 +19,7 @@ enum { FLOW_ROWS_MAX = 128 }; /* flows told about in one go: bounds what a data-
 struct flow_info {
     const char *tier;            /* "splice-forward", "splice-outbound", "udp-forward", "slirp"; static */
     char state[24];              /* the carrier's word for it */
+    bool inbound;                /* it was opened from outside */
     int proto;                   /* IPPROTO_* */
     union address guest, remote; /* as the guest sees the two ends; AF_UNSPEC: not known */
     uint64_t to_guest, to_host;  /* payload bytes, or FLOW_BYTES_UNKNOWN */

@@ -8,6 +8,7 @@
 
 #include "base/cleanup.h"
 #include "base/counters.h"
+#include "io/capture.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -43,6 +44,13 @@ enum tap_outcome tap_outcome(int error)
     default: /* EBADFD: TAP deleted; EPIPE, ECONNRESET, ENOTCONN: peer gone; EBADF, EFAULT: broken */
         return TAP_GONE;
     }
+}
+
+void tap_capture(struct capture *c, enum pcapng_direction direction, const struct frame_pool *pool,
+                 const frame_id *ids, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        capture_put_frame(c, direction, frame_data(pool, ids[i]), pool->size[ids[i]]);
 }
 
 int tap_write_now(int fd, const void *data, size_t size)

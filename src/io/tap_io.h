@@ -14,6 +14,7 @@
 
 #include "base/failure.h"
 #include "io/frame.h"
+#include "io/pcapng.h"
 #include "io/wakeup.h"
 
 struct tap_reader;
@@ -66,6 +67,11 @@ enum tap_outcome {
     TAP_GONE,    /* the interface was deleted, or the peer closed its end */
 };
 enum tap_outcome tap_outcome(int error);
+
+/* The owner of the frames, with a capture only: copies them there. */
+struct capture;
+void tap_capture(struct capture *c, enum pcapng_direction direction, const struct frame_pool *pool,
+                 const frame_id *ids, uint32_t n);
 
 /* Any thread that may write now: one frame straight from @data. 0: written or dropped (counted); -EAGAIN:
  * would block; another negative errno: gone. One system call. */

@@ -30,6 +30,8 @@ static void rx_run(void *arg)
             break;
         if (n == 0)
             continue;
+        if (__builtin_expect(rx->capture != NULL, 0))
+            tap_capture(rx->capture, PCAPNG_OUTBOUND, rx->pool, ids, (uint32_t)n);
         n_pushed = spsc_push(rx->ring, ids, n);
         assert(n_pushed == (uint32_t)n); /* the ring holds all frames there are */
         (void)n_pushed;

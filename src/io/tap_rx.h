@@ -10,6 +10,7 @@
 #pragma once
 
 #include "base/role.h"
+#include "io/capture.h"
 #include "io/tap_io.h"
 
 #include <pthread.h>
@@ -20,6 +21,7 @@ struct tap_rx {
     struct tap_reader *reader;
     struct frame_pool *pool; /* this thread takes, the consumer returns */
     struct spsc *ring;       /* this thread pushes */
+    struct capture *capture; /* NULL: none */
     struct wakeup *consumer; /* notified after a push */
     struct wakeup wake;      /* this thread sleeps on it: stop requests, frames that came home */
     void (*on_gone)(void *arg,

@@ -46,6 +46,8 @@ static void tx_run(void *arg)
             continue;
         }
         counter_add(COUNTER_tx_batches, 1);
+        if (__builtin_expect(tx->capture != NULL, 0))
+            tap_capture(tx->capture, PCAPNG_INBOUND, tx->pool, ids, n);
         r = tx->io->write(tx->writer, ids, n);
         frame_return(tx->pool, ids, n);
         /* R3, pairs with A3 in tap_tx_send(): the frames are in the kernel before the producer may write
@@ -82,8 +84,10 @@ void tap_tx_stop(struct tap_tx *tx)
 
 static void send_inline(struct tap_tx *tx, const void *frame, uint32_t size)
 {
-    int r = tap_write_now(tx->fd, frame, size);
+    int r;
 
+    capture_frame(tx->capture, PCAPNG_INBOUND, frame, size);
+    r = tap_write_now(tx->fd, frame, size);
     if (r == -EAGAIN) { /* a socket whose peer does not read: the guest's TCP will send again */
         counter_add_shared(COUNTER_tx_drop_link, 1);
     } else if (r < 0 && !tx->inline_gone) {

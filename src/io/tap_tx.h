@@ -11,6 +11,7 @@
 #pragma once
 
 #include "base/role.h"
+#include "io/capture.h"
 #include "io/tap_io.h"
 
 #include <pthread.h>
@@ -22,6 +23,7 @@ struct tap_tx {
     int fd;
     struct frame_pool *pool; /* the producer takes, the thread returns */
     struct spsc *ring;       /* the producer pushes */
+    struct capture *capture; /* NULL: none */
     struct wakeup wake;      /* the thread sleeps on it */
     void (*on_gone)(void *arg,
                     int error); /* from the producer or the thread, at least once: the TAP is gone */

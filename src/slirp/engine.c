@@ -359,6 +359,8 @@ static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp)
         if (n < 0)
             engine_set_gone(e, n);
         e->tap_ready = n > 0;
+        if (__builtin_expect(e->config.capture != NULL, 0) && n > 0)
+            tap_capture(e->config.capture, PCAPNG_OUTBOUND, &e->rx_pool, ids, (uint32_t)n);
         for (int i = 0; i < n; i++)
             input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]], true);
         if (n > 0) {
@@ -428,8 +430,10 @@ int engine_adopt(struct engine *e, int conn_fd, const union address *guest)
 
 void engine_send_now(struct engine *e, const void *frame, uint32_t size)
 {
-    int r = tap_write_now(e->config.tap_fd, frame, size);
+    int r;
 
+    capture_frame(e->config.capture, PCAPNG_INBOUND, frame, size);
+    r = tap_write_now(e->config.tap_fd, frame, size);
     if (r == -EAGAIN)
         counter_add_shared(COUNTER_tx_drop_link, 1);
     else if (r < 0)
@@ -872,6 +876,7 @@ static int engine_init(struct engine *e, struct failure *why)
     e->rx.consumer = &e->wake;
     e->rx.on_gone = engine_set_gone_and_kick;
     e->rx.arg = e;
+    e->rx.capture = e->tx.capture = e->config.capture;
     e->tx.io = e->io;
     e->tx.writer = e->writer;
     e->tx.fd = e->config.tap_fd;

@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct capture;
 struct engine;
 struct udp_forward_spec;
 
@@ -40,6 +41,7 @@ struct engine_config {
     struct sockaddr_in6 outbound6;
     enum engine_backend backend;
     enum engine_mode mode;
+    struct capture *capture; /* NULL: none; stays the caller's and must outlive the engine's threads */
     /* The slirp role, for every TCP packet that passed the filter: true: somebody else has taken it. May be
      * NULL. */
     bool (*take_tcp)(void *arg, const struct packet *p);

@@ -612,6 +612,7 @@ int udp_forwards_list(struct udp_forwards *u, uint64_t from, struct flow_info *r
         }
         rows[n++] = (struct flow_info){
             .tier = "udp-forward",
+            .inbound = true,
             .state = "open",
             .proto = IPPROTO_UDP,
             .guest = c->forward->guest,
