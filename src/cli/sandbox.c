@@ -95,9 +95,10 @@ int sandbox_join(const struct options *o, struct failure *why)
             return failure(why, -errno, NULL, "%s", path);
         if (setns(fd, CLONE_NEWUSER) < 0 && errno != EINVAL) /* EINVAL: in it already */
             return failure(why, -errno, NULL, "setns(CLONE_NEWUSER) to %s", path);
-        /* Files made from here on belong to id 0 there, which is this user outside. */
-        if (setegid(0) < 0 || seteuid(0) < 0)
-            return failure(why, -errno, "the user namespace must map id 0", "cannot become id 0 in %s", path);
+        /* Files made from here on belong to id 0 there, which is this user outside. EINVAL: there is no id 0
+         * (--map-current-user); what the next step needs are the capabilities, which setns(2) has given. */
+        if ((setegid(0) < 0 && errno != EINVAL) || (seteuid(0) < 0 && errno != EINVAL))
+            return failure(why, -errno, NULL, "cannot become id 0 in %s", path);
     }
     death_signal_set(signal);
     return r;
@@ -138,8 +139,8 @@ static int make_parents(char *path)
     return 0;
 }
 
-/* Where resolv.conf really is, when that is outside of /etc and /run; found before anything is mounted over.
- */
+/* Where resolv.conf really is, when that is outside of /etc and /run; found before anything is mounted over,
+ * and in the new namespace, because a mount of another one cannot be bound. */
 struct resolv_conf {
     char *path; /* NULL: nothing to do */
     int fd;     /* O_PATH */
@@ -193,14 +194,14 @@ static int resolv_conf_bind(const struct resolv_conf *c, struct failure *why)
 static int new_root(struct failure *why)
 {
     _cleanup_(resolv_conf_deinit) struct resolv_conf resolv_conf = {.fd = -1};
-    int r = resolv_conf_find(&resolv_conf, why);
+    int r;
 
-    if (r < 0)
-        return r;
     if (unshare(CLONE_NEWNS) < 0)
         return failure(why, -errno, NULL, "sandbox: cannot make a mount namespace");
     if (mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL) < 0)
         return failure(why, -errno, NULL, "sandbox: cannot detach from the host's mounts");
+    if ((r = resolv_conf_find(&resolv_conf, why)) < 0)
+        return r;
     if (mount("tmpfs", NEW_ROOT, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=64k,mode=0755") < 0)
         return failure(why, -errno, "the directory must exist", "sandbox: cannot mount a tmpfs on " NEW_ROOT);
     if ((r = bind_directory("/etc", NEW_ROOT "/etc", why)) < 0 ||
