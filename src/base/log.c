@@ -17,6 +17,7 @@ static const char *const text_prefix[LOG_LEVELS] = {"ERROR: ", "WARNING: ", "", 
 
 static enum log_level level_max = LOG_LEVEL_INFO; /* fixed before threads start */
 static enum log_format line_format = LOG_TEXT;    /* ditto */
+static bool startup_to_stderr;                    /* ditto */
 
 void log_set_level(enum log_level level)
 {
@@ -162,6 +163,11 @@ void log_plain(enum log_level level, const char *format, ...)
     va_end(ap);
 }
 
+void log_startup_to_stderr(void)
+{
+    startup_to_stderr = true;
+}
+
 void log_startup(enum log_level level, const char *format, ...)
 {
     va_list ap;
@@ -169,8 +175,8 @@ void log_startup(enum log_level level, const char *format, ...)
     if (level > level_max)
         return;
     va_start(ap, format);
-    if (line_format == LOG_JSON) {
-        log_write(level, "", 0, format, ap);
+    if (line_format == LOG_JSON || startup_to_stderr) {
+        log_write(level, startup_to_stderr ? text_prefix[level] : "", 0, format, ap);
     } else {
         printf("%s", text_prefix[level]);
         vprintf(format, ap);

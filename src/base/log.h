@@ -45,6 +45,10 @@ void log_plain(enum log_level level, const char *format, ...) __attribute__((for
  * always been; in JSON a line like any other. */
 void log_startup(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* main, before the first line: lines of the start go to stderr in text, too; stdout belongs to somebody else.
+ */
+void log_startup_to_stderr(void);
+
 /* At most one line per second of a kind; the next line says how many were left out. Zero-initialised is
  * ready. */
 struct log_limit {

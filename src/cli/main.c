@@ -12,6 +12,7 @@
 #include "base/thread.h"
 #include "cli/namespace.h"
 #include "cli/options.h"
+#include "cli/run.h"
 #include "cli/sandbox.h"
 #include "cli/seccomp.h"
 #include "cli/target.h"
@@ -46,6 +47,7 @@ struct program {
     struct capture *capture; /* NULL: no --pcap */
     struct api_context api_context;
     struct target_watch target;
+    struct run run;
     int signal_fd;
     char no_splice_why[FAILURE_TEXT_SIZE]; /* for people; "": splice is there */
     bool exit_fd_closed; /* --exit-fd named no open descriptor at the start: end once ready */
@@ -182,7 +184,7 @@ static void raise_descriptor_limit(void)
 
 /* SIGTERM, SIGINT and SIGHUP are read from a descriptor; they end the program as they always did, but
  * orderly. */
-static int signals_open(struct failure *why)
+static int signals_open(bool run, struct failure *why)
 {
     sigset_t set;
     int fd;
@@ -192,9 +194,16 @@ static int signals_open(struct failure *why)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    if (run)
+        run_signals(&set);
     if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || (fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK)) < 0)
         return failure(why, -errno, NULL, "signalfd");
     return fd;
+}
+
+static bool wants_forwards(const struct options *o)
+{
+    return o->api_socket || o->n_publish > 0;
 }
 
 /* The agent is what splicing needs; without it everything goes through libslirp, and the reason is said. A
@@ -224,10 +233,10 @@ static int agent_begin(struct program *p, struct failure *ret_why)
                                                 "--divert=on without a namespace to enter");
     if (o->divert == DIVERT_ON && o->no_splice)
         return failure(ret_why, -EINVAL, "leave one of them out", "--divert=on together with --no-splice");
-    if (o->no_splice || (!o->api_socket && !divert))
+    if (o->no_splice || (!wants_forwards(o) && !divert))
         return 0;
     config.divert = divert;
-    config.stock = o->api_socket != NULL;
+    config.stock = wants_forwards(o);
     inet_pton(AF_INET6, "fd00::2", &config.gateway6);
     fflush(NULL); /* or the child would print it again */
     if (guest_namespaces_open(o, &user_fd, &net_fd, &why) < 0)
@@ -295,6 +304,21 @@ static int divert_open(struct program *p, struct failure *why)
     return r;
 }
 
+/* The same table as the API's, before there is anybody else to write to it. */
+static int publish(struct program *p, struct failure *why)
+{
+    int r = 0;
+
+    role_enter(&role_api);
+    for (unsigned i = 0; r == 0 && i < p->options.n_publish; i++) {
+        uint64_t id;
+
+        r = forwards_add(p->forwards, &p->options.publish[i], &id, why);
+    }
+    role_leave(&role_api);
+    return r;
+}
+
 static int forwards_open(struct program *p, struct failure *why)
 {
     struct forwards_config config = {
@@ -311,7 +335,7 @@ static int forwards_open(struct program *p, struct failure *why)
     };
     int r;
 
-    if (!p->options.api_socket && !p->agent)
+    if (!wants_forwards(&p->options) && !p->agent)
         return 0;
     inet_pton(AF_INET6, "fd00::2", &config.gateway6);
     r = workers_new(&p->workers, p->agent, why);
@@ -319,10 +343,11 @@ static int forwards_open(struct program *p, struct failure *why)
         workers_on_closed(p->workers, hook_closed, p);
     if (r == 0)
         r = divert_open(p, why);
-    if (r < 0 || !p->options.api_socket)
+    if (r < 0 || !wants_forwards(&p->options))
         return r;
     config.workers = p->workers;
-    return forwards_new(&p->forwards, &config, why);
+    r = forwards_new(&p->forwards, &config, why);
+    return r < 0 ? r : publish(p, why);
 }
 
 static int engine_open(struct program *p, struct guest_link *link, struct failure *why)
@@ -433,7 +458,7 @@ static void report_choices(const struct program *p)
         log_startup(LOG_LEVEL_INFO, "* %-16s splice", "Outbound TCP:");
     else
         log_startup(LOG_LEVEL_INFO, "* %-16s libslirp (%s)", "Outbound TCP:", no_divert_reason(p));
-    if (o->api_socket)
+    if (wants_forwards(o))
         log_startup(LOG_LEVEL_INFO, "* %-16s TCP %s%s%s%s, UDP direct",
                     "Forwards:", p->agent ? "splice" : "libslirp", p->agent ? "" : " (",
                     p->agent ? "" : p->no_splice_why, p->agent ? "" : ")");
@@ -456,15 +481,15 @@ static int start(struct program *p, struct failure *why)
     if (r < 0) {
         char text[512];
 
-        if (o->target == TARGET_PID ||
-            o->target == TARGET_PATH) { /* the step that clients know as a child process */
+        if (!o->run && (o->target == TARGET_PID ||
+                        o->target == TARGET_PATH)) { /* the step that clients know as a child process */
             log_plain(LOG_LEVEL_ERROR, "%s", failure_text(why, text, sizeof(text)));
             failure(why, 1, NULL, "child failed(1)");
         }
         return r;
     }
     /* The watch needs /proc for as long as it runs, which would be a way out of the sandbox. */
-    if (o->target == TARGET_PID && !o->sandbox)
+    if (o->target == TARGET_PID && !o->sandbox && !o->run)
         target_watch_init(&p->target, o->pid);
     options_print_banner(o);
     if (o->pcap) {
@@ -490,7 +515,7 @@ static int start(struct program *p, struct failure *why)
         return r;
     fflush(stdout);
     report_ready(o->ready_fd);
-    return 0;
+    return o->run ? run_go(&p->run, why) : 0;
 }
 
 /* ---- run ---- */
@@ -501,7 +526,7 @@ static const char *gone_text(int error)
                             : strerror(-error);
 }
 
-/* Returns the exit status, or 128 + a signal's number to die from. */
+/* Returns the exit status, or 128 + a signal's number to die from (with --run: the status to end with). */
 static int supervise(struct program *p)
 {
     enum { SIGNAL, EXIT, GONE, TARGET };
@@ -520,14 +545,20 @@ static int supervise(struct program *p)
     }
     for (;;) {
         struct signalfd_siginfo info;
+        int status;
 
+        if (p->options.run && run_ended(&p->run, &status))
+            return status;
         if (poll(fds, sizeof(fds) / sizeof(fds[0]), target_ended ? TARGET_POLL_MS : -1) < 0 &&
             errno != EINTR) {
             log_error("poll: %m");
             return EXIT_FAILURE;
         }
-        if (fds[SIGNAL].revents && read(p->signal_fd, &info, sizeof(info)) == sizeof(info))
-            return 128 + (int)info.ssi_signo;
+        if (fds[SIGNAL].revents && read(p->signal_fd, &info, sizeof(info)) == sizeof(info)) {
+            if (!p->options.run)
+                return 128 + (int)info.ssi_signo;
+            run_signal(&p->run, &info);
+        }
         if (fds[EXIT].revents) {
             log_info("exitfd event");
             return EXIT_SUCCESS;
@@ -549,6 +580,7 @@ static int supervise(struct program *p)
 
 static void stop(struct program *p)
 {
+    run_finish(&p->run); /* COMMAND may want to say good-bye over the network */
     if (p->api)
         api_server_stop(p->api);
     if (p->workers)
@@ -583,7 +615,7 @@ static void die_from(int number)
 
 int main(int argc, char **argv)
 {
-    struct program p = {.target = TARGET_WATCH_NULL, .signal_fd = -1};
+    static struct program p = {.target = TARGET_WATCH_NULL, .run = RUN_NULL, .signal_fd = -1};
     struct failure why = FAILURE_NULL;
     char text[512];
     int status = options_parse(&p.options, argc, argv);
@@ -593,9 +625,11 @@ int main(int argc, char **argv)
     role_enter(&role_main);
     thread_register("main");
     check_descriptors(&p);
+    if (p.options.run && run_begin(&p.run, &p.options, &why) == 0)
+        p.options.pid = p.run.pid;
     raise_descriptor_limit();
-    p.signal_fd = signals_open(&why);
-    if (p.signal_fd < 0 || start(&p, &why) < 0) {
+    p.signal_fd = signals_open(p.options.run, &why);
+    if (why.code < 0 || start(&p, &why) < 0) {
         log_plain(LOG_LEVEL_ERROR, "%s", failure_text(&why, text, sizeof(text)));
         status = EXIT_FAILURE;
     } else {
@@ -604,7 +638,7 @@ int main(int argc, char **argv)
     }
     stop(&p);
     role_leave(&role_main);
-    if (status > 128)
+    if (status > 128 && !p.options.run)
         die_from(status - 128);
     return status;
 }

@@ -4,6 +4,7 @@
 #include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "cli/publish.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -35,6 +36,8 @@ enum {
 struct raw {
     struct options *o;
     const char *netns_type, *target_type, *cidr, *mac, *outbound, *outbound6;
+    const char *publish[PUBLISH_MAX];
+    unsigned n_publish;
     bool help, version;
 };
 
@@ -76,6 +79,8 @@ FLAG(disable_host_loopback, r->o->disable_host_loopback = true)
 FLAG(disable_dns, r->o->disable_dns = true)
 FLAG(sandbox, r->o->sandbox = true)
 FLAG(no_splice, r->o->no_splice = true)
+FLAG(run, r->o->run = true)
+FLAG(map_current_user, r->o->map_current_user = true)
 FLAG(help, r->help = true)
 FLAG(version, r->version = true)
 TEXT(netns_type, r->netns_type)
@@ -130,6 +135,16 @@ SETTER(create_sandbox)
                 "--create-sandbox is deprecated and will be removed in the next release, use "
                 "--enable-sandbox instead");
     return set_sandbox(r, arg);
+}
+
+SETTER(publish)
+{
+    if (r->n_publish == PUBLISH_MAX) {
+        fprintf(stderr, "--publish may be given %d times, \"%s\" is one too many\n", PUBLISH_MAX, arg);
+        return STATUS_ERROR;
+    }
+    r->publish[r->n_publish++] = arg;
+    return OK;
 }
 
 SETTER(exit_fd)
@@ -279,6 +294,13 @@ static const struct {
     {{0, "macaddress", "MAC", "specify the MAC address of the TAP (only valid with -c)", false}, set_mac},
     {{0, "target-type", "TYPE", "specify the target type ([netns|bess], default=netns)", false},
      set_target_type},
+    {{0, "run", NULL, "make namespaces with a network, run COMMAND (or the user's shell) in them", false},
+     set_run},
+    {{0, "map-current-user", NULL, "with --run: keep the user's id inside (default: root inside)", false},
+     set_map_current_user},
+    {{'p', "publish", "PORTS",
+      "forward [HOST_ADDR:]HOST_PORT[-END]:[GUEST_ADDR:]GUEST_PORT[/tcp|udp] (repeatable)", false},
+     set_publish},
     {{0, "io-backend", "TYPE", "how frames are read and written ([auto|io_uring|epoll], default=auto)",
       false},
      set_io_backend},
@@ -308,6 +330,7 @@ const struct option_row *options_row(unsigned i)
 static void usage(const char *argv0)
 {
     printf("Usage: %s [OPTION]... PID|PATH|FD [TAPNAME]\n", argv0);
+    printf("       %s --run [OPTION]... [--] [COMMAND [ARGUMENT]...]\n", argv0);
     printf("User-mode networking for unprivileged network namespaces.\n\n");
     for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
         const struct option_row *row = &rows[i].row;
@@ -528,18 +551,63 @@ static int parse_operands(struct raw *r, char **operands, int n)
     return OK;
 }
 
+/* --run: there is a target once we have made it. */
+static int parse_command(struct raw *r, char **operands, int n)
+{
+    struct options *o = r->o;
+
+    if (r->netns_type)
+        fprintf(stderr, "--netns-type conflicts with --run, which makes a namespace\n");
+    else if (r->target_type)
+        fprintf(stderr, "--target-type conflicts with --run, which makes a namespace\n");
+    else if (o->userns_path)
+        fprintf(stderr, "--userns-path conflicts with --run, which makes a namespace\n");
+    else {
+        o->target = TARGET_PID;
+        o->configure = true;
+        o->command = n > 0 ? operands : NULL;
+        return OK;
+    }
+    return STATUS_ERROR;
+}
+
+/* After --cidr, which says what the guest's address is. */
+static int parse_publish(struct raw *r)
+{
+    char text[FAILURE_TEXT_SIZE];
+
+    for (unsigned i = 0; i < r->n_publish; i++) {
+        struct failure why = FAILURE_NULL;
+
+        if (publish_parse(&r->o->publish[i], r->publish[i], r->o->guest, &why) < 0) {
+            why.code = 0; /* "Invalid argument" adds nothing */
+            fprintf(stderr, "%s\n", failure_text(&why, text, sizeof(text)));
+            return STATUS_SAID;
+        }
+    }
+    r->o->n_publish = r->n_publish;
+    return OK;
+}
+
 static int validate(struct raw *r, char **operands, int n_operands)
 {
     struct options *o = r->o;
     int status;
 
-    status = parse_target_type(r);
-    if (status == OK)
+    if (o->map_current_user && !o->run) {
+        fprintf(stderr, "--map-current-user has a meaning with --run only\n");
+        return STATUS_ERROR;
+    }
+    status = o->run ? parse_command(r, operands, n_operands) : parse_target_type(r);
+    if (status == OK && !o->run)
         status = parse_operands(r, operands, n_operands);
     if (status != OK)
         return status;
     if (r->cidr && options_set_cidr(o, r->cidr) < 0)
         return STATUS_SAID;
+    status = parse_publish(r);
+    if (status != OK)
+        return status;
     if (o->api_socket && strlen(o->api_socket) >= API_SOCKET_PATH_SIZE) {
         fprintf(stderr, "the specified API socket path is too long (>= %d)\n", API_SOCKET_PATH_SIZE);
         return STATUS_SAID;
@@ -564,39 +632,23 @@ static int validate(struct raw *r, char **operands, int n_operands)
     return parse_outbound(r);
 }
 
-/* How to log has to be known before the first option says something, wherever the options stand. Mistakes are
- * left for the second look. */
-static void log_options_first(int argc, char **argv, const char *shorts, const struct option *longs)
+/* getopt's arrays, made of the rows. The first character makes getopt return operands where it meets them:
+ * with --run everything from the first one on is COMMAND's, whatever it looks like. */
+struct getopt_arrays {
+    struct option longs[ARRAY_SIZE(rows) + 1];
+    char shorts[2 * ARRAY_SIZE(rows) + 2];
+};
+
+static void getopt_arrays_fill(struct getopt_arrays *a)
 {
-    int index = 0, c, level = -1;
+    char *s = a->shorts;
 
-    opterr = optind = 0;
-    while ((c = getopt_long(argc, argv, shorts, longs, &index)) != -1) {
-        if (c == 'q' || (c == 0 && rows[index].set == set_quiet))
-            log_set_level(LOG_LEVEL_WARNING);
-        else if (c == 0 && rows[index].set == set_log_format && strcmp(optarg, "json") == 0)
-            log_set_format(LOG_JSON);
-        else if (c == 0 && rows[index].set == set_log_level && (level = log_level_of(optarg)) >= 0)
-            log_set_level((enum log_level)level);
-    }
-    opterr = 1;
-}
-
-int options_parse(struct options *ret, int argc, char **argv)
-{
-    struct option longs[ARRAY_SIZE(rows) + 1] = {0};
-    char shorts[2 * ARRAY_SIZE(rows) + 1] = "", *s = shorts;
-    struct raw raw = {.o = ret};
-    int index, c, status;
-
-    *ret =
-        (struct options){.exit_fd = -1, .ready_fd = -1, .tap_fd = -1, .mtu = MTU_DEFAULT, .tap_name = "tap0"};
-    if (options_set_cidr(ret, "10.0.2.0/24") < 0)
-        return STATUS_ERROR;
+    memset(a, 0, sizeof(*a));
+    *s++ = '-';
     for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
         const struct option_row *row = &rows[i].row;
 
-        longs[i] =
+        a->longs[i] =
             (struct option){.name = row->name, .has_arg = row->argument ? required_argument : no_argument};
         if (row->short_name) {
             *s++ = (char)row->short_name;
@@ -604,35 +656,128 @@ int options_parse(struct options *ret, int argc, char **argv)
                 *s++ = ':';
         }
     }
-    log_options_first(argc, argv, shorts, longs);
-    optind = 0; /* GNU: begin anew, with permutation */
-    while ((c = getopt_long(argc, argv, shorts, longs, &index)) != -1) {
-        if (c == '?') { /* getopt has said what */
-            usage(argv[0]);
-            return STATUS_ERROR;
+}
+
+/* The next option. OPTION_ROW: of row *@ret_row; OPTION_OPERAND: an operand, in optarg. */
+enum { OPTION_ROW, OPTION_OPERAND, OPTION_UNKNOWN, OPTION_END };
+
+static int next_option(int argc, char **argv, const struct getopt_arrays *a, unsigned *ret_row)
+{
+    int index = 0, c = getopt_long(argc, argv, a->shorts, a->longs, &index);
+
+    if (c == -1)
+        return OPTION_END;
+    if (c == 1)
+        return OPTION_OPERAND;
+    if (c == '?')
+        return OPTION_UNKNOWN;
+    if (c != 0) {
+        for (index = 0; rows[index].row.short_name != c; index++)
+            ;
+    }
+    *ret_row = (unsigned)index;
+    return OPTION_ROW;
+}
+
+/* How to log has to be known before the first option says something, wherever the options stand. Mistakes are
+ * left for the second look. */
+static void log_options_first(int argc, char **argv, const struct getopt_arrays *a)
+{
+    int kind, level = -1, given;
+    bool run = false;
+    unsigned row;
+
+    opterr = optind = 0;
+    while ((kind = next_option(argc, argv, a, &row)) != OPTION_END && !(kind == OPTION_OPERAND && run)) {
+        if (kind != OPTION_ROW)
+            continue;
+        if (rows[row].set == set_run)
+            run = true;
+        else if (rows[row].set == set_quiet)
+            level = LOG_LEVEL_WARNING;
+        else if (rows[row].set == set_log_format && strcmp(optarg, "json") == 0)
+            log_set_format(LOG_JSON);
+        else if (rows[row].set == set_log_level && (given = log_level_of(optarg)) >= 0)
+            level = given;
+    }
+    opterr = 1;
+    if (run) /* what COMMAND says is what the user wants to read, and its output may go into a pipe */
+        log_startup_to_stderr();
+    if (run && level < 0)
+        level = LOG_LEVEL_WARNING;
+    if (level >= 0)
+        log_set_level((enum log_level)level);
+}
+
+/* Reads all options. @operands has room for @argc + 1 pointers. OK, or the status to end with. */
+static int read_options(struct raw *r, int argc, char **argv, const struct getopt_arrays *a, char **operands,
+                        int *ret_n_operands)
+{
+    int kind, status, n = 0;
+    unsigned row;
+
+    optind = 0; /* GNU: begin anew */
+    while ((kind = next_option(argc, argv, a, &row)) != OPTION_END) {
+        if (kind == OPTION_OPERAND) {
+            if (r->o->run) {
+                optind--; /* from this word on nothing is ours */
+                break;
+            }
+            operands[n++] = optarg;
+            continue;
         }
-        if (c != 0) {
-            for (index = 0; rows[index].row.short_name != c; index++)
-                ;
+        status = kind == OPTION_ROW ? rows[row].set(r, optarg) : STATUS_ERROR; /* getopt has said what */
+        if (status == OK && r->o->run && n > 0) {
+            fprintf(stderr, "--run must come before COMMAND, not after \"%s\"\n", operands[0]);
+            status = STATUS_ERROR;
         }
-        status = rows[index].set(&raw, optarg);
         if (status != OK) {
             usage(argv[0]);
             return status;
         }
-        if (raw.help) {
-            usage(argv[0]);
-            return 0;
-        }
-        if (raw.version) {
-            print_version();
-            return 0;
-        }
+        if (r->help || r->version)
+            break;
     }
-    status = validate(&raw, argv + optind, argc - optind);
-    if (status == STATUS_ERROR)
+    while (!r->help && !r->version && optind < argc)
+        operands[n++] = argv[optind++];
+    operands[n] = NULL;
+    *ret_n_operands = n;
+    return OK;
+}
+
+int options_parse(struct options *ret, int argc, char **argv)
+{
+    struct getopt_arrays arrays;
+    struct raw raw = {.o = ret};
+    char **operands; /* lives as long as the program: --run's command */
+    int status, n_operands = 0;
+
+    *ret =
+        (struct options){.exit_fd = -1, .ready_fd = -1, .tap_fd = -1, .mtu = MTU_DEFAULT, .tap_name = "tap0"};
+    if (options_set_cidr(ret, "10.0.2.0/24") < 0)
+        return STATUS_ERROR;
+    operands = calloc((size_t)argc + 1, sizeof(*operands));
+    if (!operands) {
+        fprintf(stderr, "cannot allocate memory for the arguments\n");
+        return STATUS_ERROR;
+    }
+    getopt_arrays_fill(&arrays);
+    log_options_first(argc, argv, &arrays);
+    status = read_options(&raw, argc, argv, &arrays, operands, &n_operands);
+    if (status == OK && raw.help) {
         usage(argv[0]);
-    return status == OK ? OK : STATUS_ERROR;
+        status = 0;
+    } else if (status == OK && raw.version) {
+        print_version();
+        status = 0;
+    } else if (status == OK) {
+        status = validate(&raw, operands, n_operands);
+        if (status == STATUS_ERROR)
+            usage(argv[0]);
+    }
+    if (!ret->command)
+        free(operands);
+    return status == STATUS_SAID ? STATUS_ERROR : status;
 }
 
 void options_print_banner(const struct options *o)

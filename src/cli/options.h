@@ -9,6 +9,7 @@
 #pragma once
 
 #include "base/failure.h"
+#include "fwd/forward.h"
 #include "slirp/engine.h"
 
 #include <netinet/in.h>
@@ -18,7 +19,10 @@
 
 enum target_kind { TARGET_PID, TARGET_PATH, TARGET_TAPFD, TARGET_BESS };
 
-enum { TAP_NAME_SIZE = 16 }; /* IFNAMSIZ */
+enum {
+    TAP_NAME_SIZE = 16, /* IFNAMSIZ */
+    PUBLISH_MAX = 256,  /* how often --publish may be given; a range counts once */
+};
 
 struct options {
     enum target_kind target;
@@ -41,6 +45,11 @@ struct options {
     enum engine_mode mode;
     bool no_splice;
     enum divert_mode { DIVERT_AUTO, DIVERT_ON, DIVERT_OFF } divert;
+    unsigned n_publish;
+    struct forward_spec publish[PUBLISH_MAX];
+    bool run;              /* the target is a process of our own (run.h), its pid known later */
+    bool map_current_user; /* ... in whose namespace the user has the same id as here, not 0 */
+    char **command;        /* ... and what it is to execute, with NULL at the end; NULL: the user's shell */
 };
 
 /* Parses and validates. Returns -1: go on; otherwise the exit status to end with at once (0 after --help and

@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -251,6 +252,62 @@ static void test_old_spellings_still_work(void **state)
     assert_non_null(strstr(captured_out, "WARNING: --create-sandbox is deprecated"));
 }
 
+static void test_run_takes_the_rest_as_it_is(void **state)
+{
+    struct options o;
+
+    (void)state;
+    assert_int_equal(parse(&o, "--mtu=9000 --run -p 8080:80 curl -v --mtu=7 -- x"), -1);
+    assert_true(o.run && o.configure);
+    assert_int_equal(o.mtu, 9000);
+    assert_int_equal(o.n_publish, 1);
+    assert_string_equal(o.command[0], "curl");
+    assert_string_equal(o.command[1], "-v");
+    assert_string_equal(o.command[2], "--mtu=7");
+    assert_string_equal(o.command[3], "--");
+    assert_string_equal(o.command[4], "x");
+    assert_null(o.command[5]);
+    assert_string_equal(captured_out, "");
+    free(o.command);
+
+    assert_int_equal(parse(&o, "--run --map-current-user -- -x"), -1);
+    assert_true(o.map_current_user);
+    assert_string_equal(o.command[0], "-x");
+    assert_null(o.command[1]);
+    free(o.command);
+
+    assert_int_equal(parse(&o, "--run"), -1);
+    assert_null(o.command);
+    assert_int_equal(parse(&o, "--run --"), -1);
+    assert_null(o.command);
+}
+
+static void test_what_run_does_not_go_with(void **state)
+{
+    static const char *const lines[] = {"--run --netns-type=pid x", "--run --target-type=bess x",
+                                        "--run --userns-path=/proc/self/ns/user x", "x --run",
+                                        "--map-current-user 5 t"};
+    struct options o;
+
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_SIZE(lines); i++) {
+        assert_int_equal(parse(&o, lines[i]), 1);
+        assert_non_null(strstr(captured_err, "--run"));
+        assert_non_null(strstr(captured_out, "Usage: "));
+    }
+}
+
+static void test_publish_follows_cidr(void **state)
+{
+    struct options o;
+
+    (void)state;
+    assert_int_equal(parse(&o, "--publish 1:2 5 t --cidr=10.9.0.0/24"), -1);
+    assert_addr(o.publish[0].guest.in.sin_addr, "10.9.0.100");
+    assert_int_equal(parse(&o, "--publish 1:x 5 t"), 1);
+    assert_non_null(strstr(captured_err, "--publish=1:x"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -264,6 +321,9 @@ int main(void)
         cmocka_unit_test(test_help_shows_every_option_that_is_not_hidden),
         cmocka_unit_test(test_version_has_five_lines_and_the_word_once),
         cmocka_unit_test(test_old_spellings_still_work),
+        cmocka_unit_test(test_run_takes_the_rest_as_it_is),
+        cmocka_unit_test(test_what_run_does_not_go_with),
+        cmocka_unit_test(test_publish_follows_cidr),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
