@@ -94,7 +94,7 @@ static void test_what_is_wrong_is_named(void **state)
         {"127.0.0:80:80", "host's address"},
         {"127.0.0.256:80:80", "host's address"},
         {"::1:80:80", "two ports"},
-        {"::80", "host's port"},
+        {"::80", "guest's address"},
         {"[::1:80:80", "two ports"},
         {"[::g]:80:80", "host's address"},
         {"[]:80:80", "host's address"},
