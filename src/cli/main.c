@@ -168,6 +168,37 @@ static int hook_list_slirp(void *arg, uint64_t from, struct flow_info *rows, uin
     return n;
 }
 
+/* The first worker on the slirp thread's loop, where CPUs are few. */
+
+static int hook_turn(void *arg, bool events)
+{
+    struct program *p = arg;
+
+    role_assert(&role_fwd);
+    return workers_turn(p->workers, events);
+}
+
+static bool hook_wanted(void *arg)
+{
+    struct program *p = arg;
+
+    return workers_wanted(p->workers);
+}
+
+static void hook_prepare(void *arg)
+{
+    struct program *p = arg;
+
+    workers_prepare(p->workers);
+}
+
+static void hook_cancel(void *arg)
+{
+    struct program *p = arg;
+
+    workers_cancel(p->workers);
+}
+
 /* ---- start ---- */
 
 /* More connections than the usual soft limit of 1024 allows; the hard limit is the administrator's word. */
@@ -319,6 +350,25 @@ static int publish(struct program *p, struct failure *why)
     return r;
 }
 
+static int workers_open(struct program *p, struct failure *why)
+{
+    int r = workers_new(&p->workers, p->agent, why);
+    struct engine_guest guest = {
+        .arg = p,
+        .turn = hook_turn,
+        .wanted = hook_wanted,
+        .prepare = hook_prepare,
+        .cancel = hook_cancel,
+    };
+
+    if (r < 0 || !engine_is_shared(p->engine))
+        return r;
+    workers_share(p->workers);
+    guest.fd = workers_fd(p->workers);
+    r = engine_share(p->engine, &guest);
+    return r < 0 ? failure(why, r, NULL, "cannot watch the forwarding worker") : 0;
+}
+
 static int forwards_open(struct program *p, struct failure *why)
 {
     struct forwards_config config = {
@@ -338,7 +388,7 @@ static int forwards_open(struct program *p, struct failure *why)
     if (!wants_forwards(&p->options) && !p->agent)
         return 0;
     inet_pton(AF_INET6, "fd00::2", &config.gateway6);
-    r = workers_new(&p->workers, p->agent, why);
+    r = workers_open(p, why);
     if (r == 0 && p->capture)
         workers_on_closed(p->workers, hook_closed, p);
     if (r == 0)

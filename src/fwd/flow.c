@@ -67,9 +67,10 @@
 
 enum {
     DIRECTION_TURN_BYTES = FLOW_TURN_BYTES / 2,
-    CHUNK_FLOWS = 64, /* the slab grows by these */
-    COPY_BYTES = 512, /* past an urgent mark; less than a pipe's slot, so writing it cannot fail */
-    INDEX_SHIFT = 1,  /* of the event data */
+    CHUNK_FLOWS = 64,    /* the slab grows by these */
+    QUEUE_TURN_MAX = 16, /* directions: the worker may have other duties */
+    COPY_BYTES = 512,    /* past an urgent mark; less than a pipe's slot, so writing it cannot fail */
+    INDEX_SHIFT = 1,     /* of the event data */
 };
 
 static const uint32_t SOCKET_EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
@@ -718,8 +719,13 @@ static void run_queue(struct flows *f)
 
     link_init(&batch);
     link_append_all(&batch, &f->queue);
-    while (!link_is_alone(&batch)) /* a flow's end takes its directions out of here, too */
+    /* A flow's end takes its directions out of here, too. */
+    for (int i = 0; i < QUEUE_TURN_MAX && !link_is_alone(&batch); i++)
         run(f, container_of(batch.next, struct direction, link));
+    if (link_is_alone(&batch))
+        return;
+    link_append_all(&batch, &f->queue); /* those that are left were first, and stay it */
+    link_append_all(&f->queue, &batch);
 }
 
 /* In the order of waiting, as long as there are pipes. */

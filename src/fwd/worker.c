@@ -27,6 +27,7 @@
 
 enum {
     EVENTS_MAX = 128,
+    SHARED_EVENTS_MAX = 8, /* frames wait meanwhile: each may be worth FLOW_TURN_BYTES */
     GIVEN_MAX = 1024,
     TABLE_MAX = 65536,      /* flows of one worker */
     PIPE_SIZE = 512 * 1024, /* bytes; pipe-user-pages-soft (64 MiB) is for all pipes of a user */
@@ -84,12 +85,13 @@ struct workers {
     struct lodger lodgers[LODGERS_MAX];
     unsigned n_lodgers;
     struct agent *agent; /* the first worker's; NULL: none, or it is gone */
+    bool shared;         /* fixed before threads start: the first worker runs on somebody else's loop */
     _Atomic bool stop;
     void (*on_closed)(void *arg, const struct flow_info *info, bool reset); /* NULL: nobody; fixed */
     void *on_closed_arg;
 };
 
-static unsigned workers_wanted(void)
+static unsigned how_many(void)
 {
     cpu_set_t set;
     unsigned n =
@@ -378,6 +380,38 @@ static int turn(struct worker *w) RUNS_ON(role_fwd)
     return sleep_ms;
 }
 
+int workers_fd(const struct workers *w)
+{
+    return w->worker[0]->epoll_fd;
+}
+
+int workers_turn(struct workers *group, bool ready)
+{
+    struct worker *w = group->worker[0];
+    struct epoll_event events[SHARED_EVENTS_MAX];
+    int n = ready ? epoll_wait(w->epoll_fd, events, SHARED_EVENTS_MAX, 0) : 0;
+
+    for (int i = 0; i < n; i++)
+        dispatch(w, events[i].data.u64, events[i].events);
+    return turn(w);
+}
+
+bool workers_wanted(const struct workers *w)
+{
+    /* Relaxed: a look; before sleeping it comes after the fence in wakeup_prepare(). */
+    return atomic_load_explicit(&w->worker[0]->turn_wanted, memory_order_relaxed);
+}
+
+void workers_prepare(struct workers *w)
+{
+    wakeup_prepare(&w->worker[0]->wake);
+}
+
+void workers_cancel(struct workers *w)
+{
+    wakeup_cancel(&w->worker[0]->wake);
+}
+
 static void run(void *arg)
 {
     struct worker *w = arg;
@@ -471,7 +505,7 @@ static int worker_new(struct worker **ret, struct workers *group, unsigned index
 int workers_new(struct workers **ret, struct agent *agent, struct failure *why)
 {
     struct workers *w = calloc(1, sizeof(*w));
-    unsigned n = agent ? workers_wanted() : 1; /* without an agent nothing is spliced */
+    unsigned n = agent ? how_many() : 1; /* without an agent nothing is spliced */
     int r = 0;
 
     if (!w)
@@ -495,9 +529,14 @@ unsigned workers_lodge(struct workers *w, const struct lodger *lodger)
     return w->n_lodgers++;
 }
 
+void workers_share(struct workers *w)
+{
+    w->shared = true;
+}
+
 int workers_start(struct workers *w, struct failure *why)
 {
-    for (unsigned i = 0; i < w->n; i++) {
+    for (unsigned i = w->shared ? 1 : 0; i < w->n; i++) {
         struct thread_start start = {.name = w->worker[i]->name, .run = run, .arg = w->worker[i]};
         int r = thread_spawn(&w->worker[i]->thread, &start);
 

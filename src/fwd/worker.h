@@ -45,10 +45,22 @@ struct lodger {
 
 /* main, before threads start. @agent stays the caller's and must outlive the workers; NULL: there is none. */
 int workers_new(struct workers **ret, struct agent *agent, struct failure *why);
+/* The first worker gets no thread: the caller's loop runs it (below). Before workers_start(). */
+void workers_share(struct workers *w);
 int workers_start(struct workers *w, struct failure *why);
 void workers_stop(struct workers *w);
 struct workers *
 workers_free(struct workers *w); /* resets the flows that are left; NULL is fine; returns NULL */
+
+/* After workers_share(), on the thread that runs the first worker and that holds role_fwd. workers_fd() is
+ * readable when there are events. A turn takes a batch of them (@events: there are some), never sleeps, and
+ * returns for how many ms it need not be called; -1: no limit. Before the thread sleeps: workers_prepare(),
+ * then workers_wanted() once more; workers_cancel() when it is awake (io/wakeup.h). */
+int workers_fd(const struct workers *w);
+int workers_turn(struct workers *w, bool events) RUNS_ON(role_fwd);
+bool workers_wanted(const struct workers *w);
+void workers_prepare(struct workers *w);
+void workers_cancel(struct workers *w);
 
 /* main, before the start: at most two. Returns the lodger's number for the calls below. */
 unsigned workers_lodge(struct workers *w, const struct lodger *lodger);

@@ -118,8 +118,11 @@ struct engine {
     uint32_t input_size OWNED_BY(role_slirp);
     bool dirty OWNED_BY(role_slirp); /* libslirp's wishes may have changed since the last fill */
     bool tap_ready OWNED_BY(role_slirp);
-    bool again OWNED_BY(role_slirp);   /* the next turn does not sleep */
-    uint32_t read_frames, turn_frames; /* shared mode: frames per read, frames per turn */
+    bool again OWNED_BY(role_slirp); /* the next turn does not sleep */
+    struct engine_guest guest;       /* fixed before threads start; turn is NULL: there is none */
+    bool guest_ready OWNED_BY(role_slirp);
+    int64_t guest_ns OWNED_BY(role_slirp); /* when its turn comes without an event; INT64_MAX: never */
+    uint32_t read_frames, turn_frames;     /* shared mode: frames per read, frames per turn */
     uint32_t slirp_timeout_ms OWNED_BY(role_slirp);
     int64_t udp_expire_ns OWNED_BY(role_slirp);
 };
@@ -532,7 +535,8 @@ static void fill(struct engine *e) RUNS_ON(role_slirp)
 
 static int sleep_ms(struct engine *e) RUNS_ON(role_slirp)
 {
-    int64_t now_ns = clock_monotonic_ns(), until_ns = e->udp_expire_ns, ms;
+    int64_t now_ns = clock_monotonic_ns(), ms,
+            until_ns = e->udp_expire_ns < e->guest_ns ? e->udp_expire_ns : e->guest_ns;
 
     if (e->slirp_timeout_ms != UINT32_MAX && now_ns + e->slirp_timeout_ms * NS_PER_MS < until_ns)
         until_ns = now_ns + e->slirp_timeout_ms * NS_PER_MS;
@@ -605,14 +609,20 @@ static bool wait_events(struct engine *e, bool busy, bool *ret_slirp_ready) RUNS
     *ret_slirp_ready = false;
     if (!busy) {
         wakeup_prepare(&e->wake);
+        if (e->guest.turn)
+            e->guest.prepare(e->guest.arg);
         if ((!e->shared && !spsc_empty(&e->rx_ring)) || world_wanted(&e->world) ||
+            (e->guest.turn && e->guest.wanted(e->guest.arg)) ||
             atomic_load_explicit(&e->adopt_pending, memory_order_relaxed) ||
             atomic_load_explicit(&e->stop, memory_order_relaxed))
             timeout_ms = 0;
     }
     n = epoll_wait(e->descriptors.epoll_fd, events, EPOLL_EVENTS_MAX, timeout_ms);
-    if (!busy)
+    if (!busy) {
         wakeup_cancel(&e->wake);
+        if (e->guest.turn)
+            e->guest.cancel(e->guest.arg);
+    }
     if (n < 0 && errno != EINTR) {
         engine_set_gone(e, -errno);
         return false;
@@ -632,9 +642,26 @@ static bool wait_events(struct engine *e, bool busy, bool *ret_slirp_ready) RUNS
         case EVENT_UDP:
             udp_forwards_readable(e->udp, events_value(events[i].data.u64));
             break;
+        case EVENT_GUEST:
+            e->guest_ready = true;
+            break;
         }
     }
     return true;
+}
+
+/* Returns true when it wants another turn at once. */
+static bool guest_turn(struct engine *e) RUNS_ON(role_slirp)
+{
+    int ms;
+
+    if (!e->guest.turn || (!e->guest_ready && !e->guest.wanted(e->guest.arg) &&
+                           (e->guest_ns == INT64_MAX || clock_monotonic_ns() < e->guest_ns)))
+        return false;
+    ms = e->guest.turn(e->guest.arg, e->guest_ready);
+    e->guest_ready = false;
+    e->guest_ns = ms < 0 ? INT64_MAX : clock_monotonic_ns() + ms * NS_PER_MS;
+    return ms == 0;
 }
 
 static void loop(struct engine *e) RUNS_ON(role_slirp)
@@ -666,7 +693,7 @@ static void loop(struct engine *e) RUNS_ON(role_slirp)
         run_timers(e);
         e->again = false;
         more = input_batch(e);
-        more = more || e->again;
+        more = guest_turn(e) || more || e->again;
         tap_tx_flush(&e->tx);
     }
 }
@@ -688,7 +715,11 @@ static void run_shared(void *arg)
     role_enter(&role_tap_rx);
     role_enter(&role_slirp);
     role_enter(&role_tap_tx);
+    if (e->guest.turn)
+        role_enter(&role_fwd);
     loop(e);
+    if (e->guest.turn)
+        role_leave(&role_fwd);
     role_leave(&role_tap_tx);
     role_leave(&role_slirp);
     role_leave(&role_tap_rx);
@@ -701,6 +732,18 @@ static int watch(struct engine *e, int fd, uint32_t events, uint64_t tag)
     struct epoll_event event = {.events = events, .data.u64 = tag};
 
     return epoll_ctl(e->descriptors.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+bool engine_is_shared(const struct engine *e)
+{
+    return e->shared;
+}
+
+int engine_share(struct engine *e, const struct engine_guest *guest)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    e->guest = *guest;
+    return watch(e, guest->fd, EPOLLIN, events_tag(EVENT_GUEST, 0));
 }
 
 static int engine_prepare(void *arg)
@@ -889,6 +932,7 @@ static int engine_init(struct engine *e, struct failure *why)
                                 .ipv6 = e->config.ipv6,
                                 .dns = e->config.dns};
     e->udp_expire_ns = INT64_MAX;
+    e->guest_ns = 0; /* a first turn, as in a thread of its own */
     udp.epoll_fd = e->descriptors.epoll_fd;
     inet_pton(AF_INET6, "fd00::2", &udp.gateway6);
     if ((r = reassembly_new(&e->reassembly)) < 0)

@@ -86,6 +86,24 @@ void engine_send_now(struct engine *e, const void *frame, uint32_t size);
  * bytes at most; dropped when too many wait. */
 enum { ENGINE_INJECT_SIZE_MAX = 160 };
 void engine_inject(struct engine *e, const void *frame, uint32_t size);
+/* Another event loop on the slirp thread: where CPUs are few, the thread "fwd-0" is spared this way. */
+struct engine_guest {
+    void *arg;
+    int fd; /* readable (level-triggered) when turn() has events to take: an epoll set, for example */
+    /* A turn of its own, without sleeping; @events: fd is readable. Returns for how many ms the thread may
+     * sleep; 0: not at all; -1: no limit. */
+    int (*turn)(void *arg, bool events);
+    /* Is there something for turn() to do, though fd is silent? Costs a look. */
+    bool (*wanted)(void *arg);
+    /* The thread is about to sleep, and is awake again: io/wakeup.h. prepare() comes before the last
+     * wanted(). */
+    void (*prepare)(void *arg);
+    void (*cancel)(void *arg);
+};
+/* main, before engine_start(), in shared mode only. 0 or a negative errno. */
+int engine_share(struct engine *e, const struct engine_guest *guest);
+bool engine_is_shared(const struct engine *e);
+
 /* main, before engine_start(). */
 void engine_set_take_tcp(struct engine *e, bool (*take_tcp)(void *arg, const struct packet *p), void *arg);
 

@@ -9,6 +9,7 @@ enum event_kind {
     EVENT_WAKE,  /* the slirp thread's eventfd */
     EVENT_TAP,   /* the TAP reader, in shared mode */
     EVENT_UDP,   /* value: the socket of a UDP forward */
+    EVENT_GUEST, /* the loop that shares the thread, in shared mode */
 };
 
 static inline uint64_t events_tag(enum event_kind kind, uint32_t value)
