@@ -42,6 +42,7 @@ struct stock {
     int fds[AGENT_STOCK_MAX];
     uint32_t n, asked;
     int64_t hold_ns; /* no request before */
+    bool used;       /* it is kept filled */
     enum agent_reason reason;
 };
 
@@ -49,15 +50,17 @@ struct agent {
     pid_t pid; /* fixed; not reaped before agent_free(), so the number is its own */
     int fd;    /* fixed */
 
-    int nft_fd;       /* fixed: a copy of the socket that owns the nft table; -1: there is none */
+    struct nft *nft;  /* fixed: through a copy of the socket that owns the table; NULL: there is none */
     int divert_state; /* fixed: 0 or a negative errno */
+    uint32_t mark, mark_mask;                                        /* fixed */
     void (*on_diverted)(void *arg, uint64_t id, int result, int fd); /* fixed before threads start */
     void *on_diverted_arg;                                           /* ditto */
 
     bool gone OWNED_BY(role_fwd);
+    bool direct OWNED_BY(role_fwd); /* we change the nft table ourselves; false once that was not permitted */
     int64_t look_ns OWNED_BY(role_fwd); /* no MESSAGE_LOOK before */
     struct stock stocks[AGENT_FAMILIES] OWNED_BY(role_fwd);
-    uint32_t stock_max; /* fixed: per family; 0: no stock */
+    uint32_t stock_max; /* fixed: per family */
     struct agent_address local[AGENT_ADDRESSES_MAX] OWNED_BY(role_fwd);
     struct agent_address next[AGENT_ADDRESSES_MAX] OWNED_BY(role_fwd);
     uint32_t n_local OWNED_BY(role_fwd), n_next OWNED_BY(role_fwd);
@@ -97,8 +100,8 @@ static void refill(struct agent *a, int index) RUNS_ON(role_fwd)
     struct stock *s = &a->stocks[index];
     struct agent_message m = {.type = MESSAGE_WANT_SOCKETS, .family = family_of(index)};
 
-    if (s->reason != AGENT_READY || s->n + s->asked >= (a->stock_max + 1) / 2 ||
-        s->hold_ns > clock_monotonic_ns() || a->stock_max == 0)
+    if (!s->used || s->reason != AGENT_READY || s->n + s->asked >= (a->stock_max + 1) / 2 ||
+        s->hold_ns > clock_monotonic_ns())
         return;
     m.count = (uint16_t)(a->stock_max - s->n - s->asked);
     if (send_message(a, &m) == 0)
@@ -310,25 +313,97 @@ int agent_divert_state(const struct agent *a)
     return a->divert_state;
 }
 
+/* The element, if we may: 0 when it is there, -EAGAIN: it is the agent's to add, or another negative errno.
+ */
+static int element_add(struct agent *a, const struct repair_spec *spec) RUNS_ON(role_fwd)
+{
+    struct nft_tuple tuple = {.source = spec->peer, .destination = spec->local};
+    int r;
+
+    if (!a->direct)
+        return -EAGAIN;
+    r = nft_add(a->nft, &tuple, 1);
+    if (r != -EPERM)
+        return r;
+    a->direct = false; /* nothing was changed so far, so the agent's turn begins here */
+    return -EAGAIN;
+}
+
+int agent_divert_now(struct agent *a, const struct repair_spec *spec, int *ret_fd)
+{
+    struct nft_tuple tuple = {.source = spec->peer, .destination = spec->local};
+    int r, fd;
+
+    if (a->gone || !a->direct)
+        return -EAGAIN;
+    fd = agent_take_socket(a, spec->local.sa.sa_family);
+    if (fd < 0)
+        return -EAGAIN;
+    /* First the element, then the socket: nothing is sent before the guest has its SYN-ACK. */
+    r = element_add(a, spec);
+    if (r == 0 && (r = repair_connect_socket(fd, spec)) < 0) {
+        (void)nft_remove(a->nft, &tuple, 1);
+        /* The agent can do something about a TIME_WAIT (sock_diag.h); -EAGAIN means just that here. */
+        r = r == -EADDRINUSE ? -EAGAIN : r == -EAGAIN ? -EIO : r;
+    }
+    if (r < 0)
+        close(fd);
+    else
+        *ret_fd = fd;
+    return r;
+}
+
 int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec)
 {
     struct agent_message m = {.type = MESSAGE_DIVERT, .divert = {.id = id, .spec = *spec}};
+    int r;
 
-    return a->gone ? -EPIPE : send_message(a, &m);
+    if (a->gone)
+        return -EPIPE;
+    r = element_add(a, spec);
+    if (r < 0 && r != -EAGAIN)
+        return r;
+    m.count = r == 0;
+    r = send_message(a, &m);
+    if (r < 0 && m.count == 1) {
+        struct nft_tuple tuple = {.source = spec->peer, .destination = spec->local};
+
+        (void)nft_remove(a->nft, &tuple, 1);
+    }
+    return r;
 }
 
-int agent_undivert(struct agent *a, const struct nft_tuple *tuple)
-{
-    struct agent_message m = {.type = MESSAGE_UNDIVERT, .tuple = *tuple};
+static_assert((int)AGENT_UNDIVERT_MAX <= (int)NFT_BATCH_MAX, "one transaction");
 
-    return a->gone ? 0 : send_message(a, &m);
+uint32_t agent_undivert(struct agent *a, const struct nft_tuple *tuples, uint32_t count)
+{
+    uint32_t done = 0;
+
+    if (a->direct) {
+        (void)nft_remove(a->nft, tuples, count); /* one that stays does no harm but take room */
+        return count;
+    }
+    while (done < count) {
+        struct agent_message m = {.type = MESSAGE_UNDIVERT};
+        int r;
+
+        m.count = (uint16_t)min_u32(count - done, TUPLES_PER_MESSAGE);
+        memcpy(m.tuples, tuples + done, m.count * sizeof(*tuples));
+        r = a->gone ? 0 : send_message(a, &m);
+        if (r == -EAGAIN)
+            break;
+        done += m.count;
+    }
+    return done;
 }
 
 void agent_divert_nested(struct agent *a)
 {
     static const struct agent_message message = {.type = MESSAGE_NESTED};
 
-    if (!a->gone)
+    if (a->direct)
+        (void)nft_nested(a->nft, true); /* without conntrack nested connections stay with libslirp */
+    else if (!a->gone)
         (void)send_message(a, &message);
 }
 
@@ -363,6 +438,7 @@ int agent_take_socket(struct agent *a, int family)
     if (index < 0)
         return -EAFNOSUPPORT;
     s = &a->stocks[index];
+    s->used = true;
     if (s->n > 0)
         fd = s->fds[--s->n];
     refill(a, index);
@@ -420,7 +496,7 @@ struct agent *agent_free(struct agent *a) TSA(no_thread_safety_analysis) /* afte
     if (!a)
         return NULL;
     stocks_close(a);
-    closep(&a->nft_fd);
+    nft_free(a->nft);
     if (a->fd >= 0) {
         /* Also for copies of the descriptor that some other child has; and it ends a send that waits. */
         shutdown(a->fd, SHUT_RDWR);
@@ -439,6 +515,7 @@ static void agent_freep(struct agent **a)
 
 /* The agent's first message. 0 or a negative errno with its sentence. */
 static int wait_started(struct agent *a, struct failure *why)
+    TSA(no_thread_safety_analysis) /* before threads start */
 {
     struct pollfd p = {.fd = a->fd, .events = POLLIN};
     struct delivery d;
@@ -452,11 +529,11 @@ static int wait_started(struct agent *a, struct failure *why)
     r = receive(a->fd, &d);
     if (r < 0)
         return failure(why, r, NULL, "the agent ended without a report");
-    if (d.n_fds == 1 && d.message.type == MESSAGE_STARTED) {
-        a->nft_fd = d.fds[0];
+    if (d.n_fds == 1 && d.message.type == MESSAGE_STARTED &&
+        nft_join(&a->nft, d.fds[0], a->mark, a->mark_mask) == 0)
         d.n_fds = 0;
-    }
-    a->divert_state = d.message.type == MESSAGE_STARTED && a->nft_fd < 0 ? -(int)d.message.count : 0;
+    a->divert_state = d.message.type == MESSAGE_STARTED && !a->nft ? -(int)d.message.count : 0;
+    a->direct = a->nft != NULL;
     delivery_close(&d);
     if (d.message.type != MESSAGE_STARTED || d.message.result > 0)
         return failure(why, -EPROTO, NULL, "the agent's report");
@@ -469,7 +546,7 @@ static int wait_started(struct agent *a, struct failure *why)
 
 static void agent_init(struct agent *a) TSA(no_thread_safety_analysis) /* before threads start */
 {
-    a->fd = a->nft_fd = -1;
+    a->fd = -1;
     for (int i = 0; i < AGENT_FAMILIES; i++)
         a->stocks[i].reason = AGENT_NOT_YET;
 }
@@ -495,7 +572,10 @@ int agent_start(struct agent **ret, const struct agent_config *config, struct fa
     if (!a)
         return failure(why, -ENOMEM, NULL, "the agent");
     agent_init(a);
-    a->stock_max = config->stock ? stock_size() : 0;
+    a->stock_max = stock_size();
+    a->mark = config->mark;
+    a->mark_mask = config->mark_mask;
+    a->stocks[0].used = a->stocks[1].used = config->stock;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return failure(why, -errno, "is it forbidden by a seccomp profile?", "the agent's socketpair");
     /* A seccomp profile may also answer "done" to what it did not do. */

@@ -30,7 +30,7 @@ struct agent_config {
     uint32_t rule_priority;   /* first of the AGENT_RULES priorities it uses */
     struct in_addr gateway;   /* shown to the guest for clients on the host's loopback */
     struct in6_addr gateway6;
-    bool stock;  /* sockets for forwards are kept at hand */
+    bool stock;  /* sockets are at hand from the start; otherwise from the first use on */
     bool divert; /* outbound connections, too: needs nf_tables */
 };
 
@@ -89,11 +89,18 @@ struct nft_tuple;
 void agent_on_diverted(struct agent *a, void (*hook)(void *arg, uint64_t id, int result, int fd), void *arg);
 /* Any thread, fixed after the start: can connections be diverted at all? 0, or why not (a negative errno). */
 int agent_divert_state(const struct agent *a);
-/* Makes the socket of repair.h and the element of nft.h for it. 0: the hook will be called with @id, unless
- * the agent ends before. -EAGAIN: it is too busy. -EPIPE: it is gone. */
+/* Makes the socket of repair.h and the element of nft.h for it, without the agent if this process is itself
+ * permitted to (it is root, or owns the guest's user namespace, and has not entered the sandbox). 0: *@ret_fd
+ * is the caller's. -EAGAIN: not in this way, or not now. Another negative errno: it failed, nothing is left.
+ */
+int agent_divert_now(struct agent *a, const struct repair_spec *spec, int *ret_fd) RUNS_ON(role_fwd);
+/* The same by the agent. 0: the hook will be called with @id, unless the agent ends before. -EAGAIN: it is
+ * too busy. -EPIPE: it is gone. After a hook with an error the caller takes the element away. */
 int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec) RUNS_ON(role_fwd);
-/* Takes the element away; there is no answer. -EAGAIN: the agent is too busy, try again later. */
-int agent_undivert(struct agent *a, const struct nft_tuple *tuple) RUNS_ON(role_fwd);
+/* Takes elements away, AGENT_UNDIVERT_MAX at most; there is no answer. Returns how many it has dealt with,
+ * the first ones; fewer: the agent is too busy, try the others later. */
+enum { AGENT_UNDIVERT_MAX = 64 };
+uint32_t agent_undivert(struct agent *a, const struct nft_tuple *tuples, uint32_t count) RUNS_ON(role_fwd);
 void agent_divert_nested(struct agent *a) RUNS_ON(role_fwd);
 /* Asks it to look at lo and its rules again, at most once a second. */
 void agent_look(struct agent *a) RUNS_ON(role_fwd);

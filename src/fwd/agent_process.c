@@ -222,17 +222,19 @@ static int divert(struct process *p, const struct agent_message *request)
 {
     struct agent_message m = {.type = MESSAGE_DIVERTED, .divert = {.id = request->divert.id}};
     const struct repair_spec *spec = &request->divert.spec;
+    const bool is_there = request->count == 1; /* the element; then it is the parent's to take away */
     struct nft_tuple tuple = {.source = spec->peer, .destination = spec->local};
     int fd = -1, r;
 
     if (!p->nft || !spec_is_sound(spec))
         return -EPROTO;
-    m.result = nft_add(p->nft, &tuple, 1);
-    if (m.result == 0 && (m.result = build(p, spec, &fd)) < 0)
+    m.result = is_there ? 0 : nft_add(p->nft, &tuple, 1);
+    if (m.result == 0 && (m.result = build(p, spec, &fd)) < 0 && !is_there)
         (void)nft_remove(p->nft, &tuple, 1);
     r = send_message(&m, &fd, fd >= 0);
     if (r == -ETOOMANYREFS) { /* more on their way than RLIMIT_NOFILE: unix(7) */
-        (void)nft_remove(p->nft, &tuple, 1);
+        if (!is_there)
+            (void)nft_remove(p->nft, &tuple, 1);
         m.result = -EMFILE;
         r = send_message(&m, NULL, 0);
     }
@@ -267,10 +269,9 @@ static int serve(struct process *p)
     case MESSAGE_DIVERT:
         return divert(p, &m);
     case MESSAGE_UNDIVERT:
-        if (!p->nft || m.tuple.source.sa.sa_family != m.tuple.destination.sa.sa_family ||
-            family_index(m.tuple.source.sa.sa_family) < 0)
+        if (!p->nft || m.count == 0 || m.count > TUPLES_PER_MESSAGE)
             return -EPROTO;
-        (void)nft_remove(p->nft, &m.tuple, 1); /* one that stays does no harm but take room */
+        (void)nft_remove(p->nft, m.tuples, m.count); /* one that stays does no harm but take room */
         return 0;
     case MESSAGE_NESTED:
         if (p->nft)

@@ -14,13 +14,16 @@
  *   WANT_SOCKETS family n ->
  *          <- SOCKETS family     until the sum of @settled is n; @count of them with the message (SCM_RIGHTS)
  *   LOOK ->                      (answered by what has changed, if anything)
- *   DIVERT id spec ->            make the socket and the set's element of an outbound connection
+ *   DIVERT id spec ->            make the socket and (unless it is there) the set's element of an outbound
+ *                                connection
  *          <- DIVERTED id result with the socket, or a negative errno
- *   UNDIVERT tuple ->            take the element away (not answered)
+ *   UNDIVERT tuples ->           take the elements away (not answered)
  *   NESTED ->                    divert what containers behind a bridge send, too (not answered)
  *
  * STARTED comes with the netlink socket that owns the nft table, if there is one: with the parent's copy the
- * table outlives an agent that is killed.
+ * table outlives an agent that is killed. A parent that is permitted to changes the table itself, through
+ * that copy, and then never asks for it (DIVERT without an element, UNDIVERT, NESTED): only one of the two
+ * may use the socket, which has one queue of answers.
  */
 #pragma once
 
@@ -35,6 +38,7 @@ enum {
     SOCKETS_PER_MESSAGE = 16, /* SCM_MAX_FD is 253 */
     AGENT_ADDRESSES_MAX = 256, /* a guest with more has some that are not spliced */
     ADDRESSES_PER_MESSAGE = 16,
+    TUPLES_PER_MESSAGE = 6,
     AGENT_START_MS = 5000,
 };
 
@@ -59,9 +63,10 @@ struct agent_address {
 static_assert(sizeof(struct agent_address) == 18, "no padding, or memcmp() would read it");
 
 struct agent_message {
-    uint16_t type;    /* enum message_type */
-    uint16_t family;  /* WANT_SOCKETS, STATE, SOCKETS: AF_INET or AF_INET6 */
-    uint16_t count;   /* WANT_SOCKETS, SOCKETS, ADDRESSES: how many */
+    uint16_t type;   /* enum message_type */
+    uint16_t family; /* WANT_SOCKETS, STATE, SOCKETS: AF_INET or AF_INET6 */
+    uint16_t
+        count; /* WANT_SOCKETS, SOCKETS, ADDRESSES, UNDIVERT: how many; DIVERT: 1: the element is there */
     uint16_t settled; /* SOCKETS: how many of those asked for are answered by this message; >= count */
     uint16_t first;   /* ADDRESSES: place of the first in the list */
     uint16_t final;   /* ADDRESSES: 1: the list is complete */
@@ -76,7 +81,7 @@ struct agent_message {
             uint64_t id; /* DIVERT, DIVERTED */
             struct repair_spec spec;
         } divert;
-        struct nft_tuple tuple; /* UNDIVERT */
+        struct nft_tuple tuples[TUPLES_PER_MESSAGE]; /* UNDIVERT */
     };
 };
 static_assert(sizeof(struct agent_message) == 16 + 384, "messages have one size and no padding");

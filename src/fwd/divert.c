@@ -4,12 +4,16 @@
  *
  * An entry belongs to the first worker (role_fwd). Its states:
  *
- *   CONNECTING  a host socket is on its way to the destination      -> BUILDING, SLIRP, gone (refused: RST)
- *   BUILDING    the agent has been asked for the guest's side       -> OPEN, SLIRP (it could not be had)
- *   OPEN        SYN-ACK sent, the workers move the bytes            -> LINGER (the flow has ended)
- *   LINGER      the last packets of the guest may still be on their way to the socket that says goodbye;
- * after LINGER_MS the set's element is taken away           -> gone; a new SYN ends it at once SLIRP libslirp
- * has the connection; kept for SLIRP_MS, so that a repeated SYN goes there too   -> gone
+ *   CONNECTING  a host socket is on its way to the destination      -> BUILDING or OPEN, SLIRP, gone
+ * (refused: RST) BUILDING    the agent has been asked for the guest's side       -> OPEN, SLIRP (it could not
+ * be had, or the agent has ended) OPEN        SYN-ACK sent, the workers move the bytes            -> LINGER
+ * (the flow has ended) LINGER      the last packets of the guest may still be on their way to the socket that
+ * says goodbye; after LINGER_MS the set's element is taken away           -> gone; a new SYN ends it at once
+ *   SLIRP       libslirp has the connection; kept for SLIRP_MS, so that a repeated SYN goes there too   ->
+ * gone
+ *
+ * Where this process is permitted to, it builds the guest's side itself from a socket of the stock
+ * (agent_divert_now()), which saves two wake-ups; otherwise the agent does.
  *
  * While a connection is CONNECTING or BUILDING the guest's repeated SYNs are swallowed: the answer is on its
  * way.
@@ -53,13 +57,15 @@
 #include <sys/socket.h>
 
 enum {
-    BUCKETS = 2048,
+    BUCKETS = 8192,
     PER_BUCKET = 8, /* a cache line of keys */
     ENTRIES = BUCKETS * PER_BUCKET,
     QUEUE_MAX = 1024,
     SYN_SIZE_MAX = 160, /* Ethernet, IPv6 and the longest TCP header */
     LINGER_MS = 5000,
-    SLIRP_MS = 130000, /* Linux repeats a SYN for 127 s (tcp_syn_retries 6) */
+    LINGER_MANY = 4096,     /* beyond so many of them ... */
+    LINGER_SHORT_MS = 1000, /* ... they linger shorter */
+    SLIRP_MS = 130000,      /* Linux repeats a SYN for 127 s (tcp_syn_retries 6) */
     SWEEP_MS = 1000,
     AGENT_BUSY_MS = 5, /* until it may hear more */
 };
@@ -98,7 +104,8 @@ struct divert {
     _Atomic bool leaked;     /* a packet of an open connection came over the TAP: set by role_slirp */
 
     struct entry *entries[ENTRIES] OWNED_BY(role_fwd);
-    uint32_t n_waiting OWNED_BY(role_fwd); /* entries in LINGER or SLIRP */
+    uint32_t n_waiting OWNED_BY(role_fwd);  /* entries in LINGER or SLIRP */
+    uint32_t n_building OWNED_BY(role_fwd); /* entries in BUILDING */
     uint32_t generation OWNED_BY(role_fwd);
     int64_t sweep_ns OWNED_BY(role_fwd);
     bool nested OWNED_BY(role_fwd);
@@ -331,24 +338,31 @@ static void wait_in(struct divert *d, struct entry *e, enum state state, int64_t
 static void give_to_slirp(struct divert *d, struct entry *e, enum counter_id reason) RUNS_ON(role_fwd)
 {
     count_fallback(reason);
+    if (e->state == STATE_BUILDING)
+        d->n_building--;
     closep(&e->host_fd);
     d->config.inject(d->config.arg, e->syn.frame, e->syn.size);
     wait_in(d, e, STATE_SLIRP, SLIRP_MS);
 }
 
+static struct nft_tuple tuple_of(const struct entry *e)
+{
+    return (struct nft_tuple){.source = e->source, .destination = e->destination};
+}
+
 /* False: the agent is too busy to hear it. */
 static bool undivert(struct divert *d, const struct entry *e) RUNS_ON(role_fwd)
 {
-    struct nft_tuple tuple = {.source = e->source, .destination = e->destination};
+    struct nft_tuple tuple = tuple_of(e);
 
-    return agent_undivert(workers_agent(d->config.workers), &tuple) != -EAGAIN;
+    return agent_undivert(workers_agent(d->config.workers), &tuple, 1) == 1;
 }
 
 /* ---- connecting ---- */
 
-/* The host's socket for the destination that the guest means. A descriptor, on its way, or a negative errno.
- */
-static int host_connect(const struct divert *d, const struct entry *e)
+/* The host's socket for the destination that the guest means. A descriptor, connected (over lo the handshake
+ * is done when connect(2) returns) or on its way, or a negative errno. */
+static int host_connect(const struct divert *d, const struct entry *e, bool *ret_connected)
 {
     static const int one = 1;
     const struct divert_config *c = &d->config;
@@ -376,7 +390,8 @@ static int host_connect(const struct divert *d, const struct entry *e)
         if (bind(fd, from, address_size(&to)) < 0)
             return -errno;
     }
-    if (connect(fd, &to.sa, address_size(&to)) < 0 && errno != EINPROGRESS)
+    *ret_connected = connect(fd, &to.sa, address_size(&to)) == 0;
+    if (!*ret_connected && errno != EINPROGRESS)
         return -errno;
     return steal_fd(&fd);
 }
@@ -411,10 +426,43 @@ static void connect_failed(struct divert *d, struct entry *e, int error) RUNS_ON
     }
 }
 
+static void linger(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    wait_in(d, e, STATE_LINGER, d->n_waiting < LINGER_MANY ? LINGER_MS : LINGER_SHORT_MS);
+}
+
+/* Both sockets are there; @fd is the guest's side. */
+static void opened(struct divert *d, struct entry *e, int fd) RUNS_ON(role_fwd)
+{
+    int host_fd = steal_fd(&e->host_fd);
+    struct packet p;
+
+    e->state = STATE_OPEN;
+    publish(d, e, true);
+    parse_syn(e, &p);
+    send_syn_ack(d, e, &p); /* before the first byte: a guest that waits for it would drop data */
+    counter_add_shared(COUNTER_divert_flows, 1);
+    if (workers_give(d->config.workers, host_fd, fd, 0, &e->user) < 0) {
+        close(host_fd); /* the worker's queue is full: the guest sees the connection end */
+        close(fd);
+        linger(d, e);
+    }
+}
+
+/* Why a guest's side could not be built. */
+static enum counter_id build_reason(int r)
+{
+    return r == -EPIPE    ? COUNTER_divert_fallback_no_agent
+           : r == -EAGAIN ? COUNTER_divert_fallback_agent_busy
+           : r == -ENFILE ? COUNTER_divert_fallback_table_full
+                          : COUNTER_divert_fallback_agent_failed;
+}
+
 static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 {
+    struct agent *agent = workers_agent(d->config.workers);
     struct packet p;
-    int r;
+    int r, fd = -1;
 
     parse_syn(e, &p);
     e->spec = (struct repair_spec){
@@ -426,11 +474,15 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     if (getrandom(&e->isn, sizeof(e->isn), GRND_NONBLOCK) != sizeof(e->isn))
         e->isn = (uint32_t)clock_monotonic_ns();
     e->spec.isn = e->isn;
+    r = agent_divert_now(agent, &e->spec, &fd);
+    if (r == 0) {
+        opened(d, e, fd);
+        return;
+    }
     e->state = STATE_BUILDING;
-    r = agent_divert(workers_agent(d->config.workers), id_of(d, e), &e->spec);
-    if (r < 0)
-        give_to_slirp(d, e,
-                      r == -EPIPE ? COUNTER_divert_fallback_no_agent : COUNTER_divert_fallback_agent_busy);
+    d->n_building++;
+    if (r != -EAGAIN || (r = agent_divert(agent, id_of(d, e), &e->spec)) < 0)
+        give_to_slirp(d, e, build_reason(r));
 }
 
 static void connected(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
@@ -452,8 +504,6 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
 {
     struct divert *d = arg;
     struct entry *e;
-    struct packet p;
-    int host_fd;
 
     role_assert(&role_fwd);
     e = entry_by_id(d, id);
@@ -462,19 +512,20 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
         return;
     }
     if (result < 0) {
+        (void)undivert(d, e); /* no harm if it is not there */
         give_to_slirp(d, e, COUNTER_divert_fallback_agent_failed);
         return;
     }
-    host_fd = steal_fd(&e->host_fd);
-    e->state = STATE_OPEN;
-    publish(d, e, true);
-    parse_syn(e, &p);
-    send_syn_ack(d, e, &p); /* before the first byte: a guest that waits for it would drop data */
-    counter_add_shared(COUNTER_divert_flows, 1);
-    if (workers_give(d->config.workers, host_fd, fd, 0, &e->user) < 0) {
-        close(host_fd); /* the worker's queue is full: the guest sees the connection end */
-        close(fd);
-        wait_in(d, e, STATE_LINGER, LINGER_MS);
+    d->n_building--;
+    opened(d, e, fd);
+}
+
+/* Its answers will not come. */
+static void agent_gone(struct divert *d) RUNS_ON(role_fwd)
+{
+    for (uint32_t i = 0; i < ENTRIES && d->n_building > 0; i++) {
+        if (d->entries[i] && d->entries[i]->state == STATE_BUILDING)
+            give_to_slirp(d, d->entries[i], COUNTER_divert_fallback_no_agent);
     }
 }
 
@@ -553,6 +604,7 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
     struct agent *agent = workers_agent(d->config.workers);
     struct entry *e = entry_new(d, s, p);
     enum agent_reason reason = AGENT_NO_AGENT;
+    bool is_connected;
     int r;
 
     if (e && !agent_is_gone(agent))
@@ -568,11 +620,15 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
         return;
     }
     e->state = STATE_CONNECTING;
-    e->host_fd = host_connect(d, e);
+    e->host_fd = host_connect(d, e, &is_connected);
     if (e->host_fd < 0) {
         r = -e->host_fd;
         e->host_fd = -1;
         connect_failed(d, e, r);
+        return;
+    }
+    if (is_connected) {
+        build(d, e);
         return;
     }
     r = workers_watch(d->config.workers, d->lodger, e->host_fd, EPOLLOUT, id_of(d, e));
@@ -608,20 +664,44 @@ static void handle_syn(struct divert *d, const struct syn *s) RUNS_ON(role_fwd)
     start(d, s, &p);
 }
 
+/* The elements of @n entries in one transaction, then the entries. False: the agent is too busy for all of
+ * them.
+ */
+static bool end_lingering(struct divert *d, struct entry **entries, uint32_t n) RUNS_ON(role_fwd)
+{
+    struct nft_tuple tuples[AGENT_UNDIVERT_MAX];
+    uint32_t done;
+
+    for (uint32_t i = 0; i < n; i++)
+        tuples[i] = tuple_of(entries[i]);
+    done = agent_undivert(workers_agent(d->config.workers), tuples, n);
+    for (uint32_t i = 0; i < done; i++)
+        entry_free(d, entries[i]);
+    return done == n;
+}
+
 static void sweep(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd)
 {
-    for (uint32_t i = 0; i < ENTRIES && d->n_waiting > 0; i++) {
+    struct entry *over[AGENT_UNDIVERT_MAX];
+    bool heard = true;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < ENTRIES && d->n_waiting > n && heard; i++) {
         struct entry *e = d->entries[i];
 
         if (!e || (e->state != STATE_LINGER && e->state != STATE_SLIRP) || e->until_ns > now_ns)
             continue;
-        if (e->state == STATE_LINGER && !undivert(d, e)) {
-            d->sweep_ns = now_ns + AGENT_BUSY_MS * NS_PER_MS;
-            return;
+        if (e->state == STATE_SLIRP)
+            entry_free(d, e);
+        else
+            over[n++] = e;
+        if (n == AGENT_UNDIVERT_MAX) {
+            heard = end_lingering(d, over, n);
+            n = 0;
         }
-        entry_free(d, e);
     }
-    d->sweep_ns = now_ns + SWEEP_MS * NS_PER_MS;
+    heard = heard && end_lingering(d, over, n);
+    d->sweep_ns = now_ns + (heard ? SWEEP_MS : AGENT_BUSY_MS) * NS_PER_MS;
 }
 
 static void take_ended(struct divert *d) RUNS_ON(role_fwd)
@@ -636,7 +716,7 @@ static void take_ended(struct divert *d) RUNS_ON(role_fwd)
         struct entry *e = ended;
 
         ended = e->next_ended;
-        wait_in(d, e, STATE_LINGER, LINGER_MS);
+        linger(d, e);
     }
 }
 
@@ -663,6 +743,8 @@ static int on_turn(void *arg)
         handle_syn(d, &s);
     }
     take_ended(d);
+    if (d->n_building > 0 && agent_is_gone(workers_agent(d->config.workers)))
+        agent_gone(d);
     if (atomic_exchange_explicit(&d->leaked, false, memory_order_relaxed)) { /* see divert_take() */
         struct agent *agent = workers_agent(d->config.workers);
 

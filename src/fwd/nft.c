@@ -64,6 +64,7 @@ struct nft {
     uint32_t mark, mark_mask;
     uint32_t sequence; /* the last one used */
     char table[32];
+    bool joined; /* the table is somebody else's, too: see nft_join() */
     /* the batch that is being built */
     uint32_t size;         /* bytes */
     uint32_t n_messages;   /* begin and end are messages, too */
@@ -464,6 +465,11 @@ static int elements_change(struct nft *n, uint16_t type, uint16_t flags, const s
 
 /* ---- what others call ---- */
 
+static void table_name(struct nft *n)
+{
+    snprintf(n->table, sizeof(n->table), "slirp4netns_%u", mnl_socket_get_portid(n->socket));
+}
+
 static int socket_open(struct nft *n)
 {
     const struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
@@ -478,7 +484,7 @@ static int socket_open(struct nft *n)
         return -errno;
     /* Errors without a copy of the message; answers are understood either way. */
     setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, &on, sizeof(on));
-    snprintf(n->table, sizeof(n->table), "slirp4netns_%u", mnl_socket_get_portid(n->socket));
+    table_name(n);
     return 0;
 }
 
@@ -524,6 +530,25 @@ int nft_new(struct nft **ret, uint32_t mark, uint32_t mark_mask)
     return 0;
 }
 
+int nft_join(struct nft **ret, int fd, uint32_t mark, uint32_t mark_mask)
+{
+    struct nft *n = calloc(1, sizeof(*n));
+
+    if (!n)
+        return -ENOMEM;
+    n->mark = mark;
+    n->mark_mask = mark_mask;
+    n->joined = true;
+    n->socket = mnl_socket_fdopen(fd);
+    if (!n->socket) {
+        free(n);
+        return -ENOMEM;
+    }
+    table_name(n);
+    *ret = n;
+    return 0;
+}
+
 int nft_fd(const struct nft *n)
 {
     return mnl_socket_get_fd(n->socket);
@@ -535,7 +560,7 @@ struct nft *nft_free(struct nft *n)
 
     if (!n)
         return NULL;
-    if (n->table[0]) {
+    if (n->table[0] && !n->joined) {
         /* The socket's end is the table's end; but a child may have inherited the socket. */
         batch_begin(n);
         message_end(n, message_begin(n, NFT_MSG_DELTABLE, 0));

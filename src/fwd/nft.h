@@ -35,6 +35,10 @@ struct nft_tuple {                     /* as in the guest's SYN */
  * (-EOPNOTSUPP, -ENOENT, -EPERM, ...: nf_tables cannot be had here). NULL is fine for _free. */
 int nft_new(struct nft **ret, uint32_t mark, uint32_t mark_mask);
 struct nft *nft_free(struct nft *n);
+/* The table that somebody else has made: @fd is a copy of its nft_fd() and becomes this one's; same mark and
+ * mask as there. Whoever is not permitted hears -EPERM with the first change. The two must not use it at the
+ * same time: answers would reach the wrong one. _free() leaves the table to the other one's copy. */
+int nft_join(struct nft **ret, int fd, uint32_t mark, uint32_t mark_mask);
 /* The netlink socket that owns the table: whoever has a copy of it keeps the table alive. */
 int nft_fd(const struct nft *n);
 

@@ -61,14 +61,9 @@ static int queue_set(int fd, int queue, uint32_t sequence)
 /* The closed socket @fd becomes the end @spec->local of an established connection. */
 static int establish(int fd, const struct repair_spec *spec)
 {
-    int r = spec->local.sa.sa_family == AF_INET6 ? option_set(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
-                                                 : option_set(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
+    int r = option_set(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON);
 
     if (r < 0)
-        return r;
-    if (spec->mark && (r = option_set(fd, SOL_SOCKET, SO_MARK, (int)spec->mark)) < 0)
-        return r;
-    if ((r = option_set(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON)) < 0)
         return r;
     if (bind(fd, &spec->local.sa, address_size(&spec->local)) < 0)
         return -errno;
@@ -103,7 +98,27 @@ static int negotiate(int fd, const struct repair_spec *spec)
             0 ||
         setsockopt(fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &window, sizeof(window)) < 0)
         return -errno;
-    return option_set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    return 0;
+}
+
+/* A socket with the options that repair_connect_socket() expects. */
+static int prepare(int fd, const struct repair_spec *spec)
+{
+    int r = spec->local.sa.sa_family == AF_INET6 ? option_set(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
+                                                 : option_set(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
+
+    return r < 0 ? r : option_set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
+int repair_connect_socket(int fd, const struct repair_spec *spec)
+{
+    int r;
+
+    if ((r = option_set(fd, SOL_SOCKET, SO_MARK, (int)spec->mark)) < 0 || (r = establish(fd, spec)) < 0 ||
+        (r = negotiate(fd, spec)) < 0 ||
+        (r = option_set(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)) < 0)
+        return r;
+    return option_set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
 }
 
 int repair_connect(const struct repair_spec *spec, int *ret)
@@ -117,9 +132,7 @@ int repair_connect(const struct repair_spec *spec, int *ret)
     fd = socket(spec->local.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
-    if ((r = establish(fd, spec)) < 0 || (r = negotiate(fd, spec)) < 0 ||
-        (r = option_set(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP)) < 0 ||
-        (r = option_set(fd, SOL_SOCKET, SO_REUSEADDR, 1)) < 0)
+    if ((r = prepare(fd, spec)) < 0 || (r = repair_connect_socket(fd, spec)) < 0)
         return r;
     *ret = steal_fd(&fd);
     return 0;

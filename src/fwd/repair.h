@@ -46,6 +46,11 @@ struct repair_spec {
  * without it). Fifteen system calls. */
 int repair_connect(const struct repair_spec *spec, int *ret);
 
+/* The same with a socket that is there: @fd is of the right family, in the guest's network namespace, closed
+ * (TCP_CLOSE) and non-blocking, with IP_TRANSPARENT and TCP_NODELAY set and any mark. It stays the caller's,
+ * who closes it after a failure. */
+int repair_connect_socket(int fd, const struct repair_spec *spec);
+
 /* The window scale the kernel would offer for its receive buffer: for @wscale above and for the SYN-ACK. In
  * the guest's network namespace; looks once, the first call must be able to read /proc/sys (otherwise a
  * guess). */

@@ -743,6 +743,7 @@ int engine_share(struct engine *e, const struct engine_guest *guest)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
     e->guest = *guest;
+    e->guest_ns = 0; /* a first turn, as in a thread of its own */
     return watch(e, guest->fd, EPOLLIN, events_tag(EVENT_GUEST, 0));
 }
 
@@ -932,7 +933,7 @@ static int engine_init(struct engine *e, struct failure *why)
                                 .ipv6 = e->config.ipv6,
                                 .dns = e->config.dns};
     e->udp_expire_ns = INT64_MAX;
-    e->guest_ns = 0; /* a first turn, as in a thread of its own */
+    e->guest_ns = INT64_MAX;
     udp.epoll_fd = e->descriptors.epoll_fd;
     inet_pton(AF_INET6, "fd00::2", &udp.gateway6);
     if ((r = reassembly_new(&e->reassembly)) < 0)
