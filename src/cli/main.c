@@ -170,12 +170,20 @@ static int hook_list_slirp(void *arg, uint64_t from, struct flow_info *rows, uin
 
 /* The first worker on the slirp thread's loop, where CPUs are few. */
 
-static int hook_turn(void *arg, bool events)
+static void hook_event(void *arg, uint64_t tag, uint32_t events)
 {
     struct program *p = arg;
 
     role_assert(&role_fwd);
-    return workers_turn(p->workers, events);
+    workers_event(p->workers, tag, events);
+}
+
+static int hook_turn(void *arg)
+{
+    struct program *p = arg;
+
+    role_assert(&role_fwd);
+    return workers_turn(p->workers);
 }
 
 static bool hook_wanted(void *arg)
@@ -352,21 +360,20 @@ static int publish(struct program *p, struct failure *why)
 
 static int workers_open(struct program *p, struct failure *why)
 {
-    int r = workers_new(&p->workers, p->agent, why);
-    struct engine_guest guest = {
+    const bool shared = engine_is_shared(p->engine);
+    const struct engine_guest guest = {
         .arg = p,
+        .event = hook_event,
         .turn = hook_turn,
         .wanted = hook_wanted,
         .prepare = hook_prepare,
         .cancel = hook_cancel,
     };
+    int r = workers_new(&p->workers, p->agent, shared ? engine_epoll_fd(p->engine) : -1, why);
 
-    if (r < 0 || !engine_is_shared(p->engine))
-        return r;
-    workers_share(p->workers);
-    guest.fd = workers_fd(p->workers);
-    r = engine_share(p->engine, &guest);
-    return r < 0 ? failure(why, r, NULL, "cannot watch the forwarding worker") : 0;
+    if (r == 0 && shared)
+        engine_share(p->engine, &guest);
+    return r;
 }
 
 static int forwards_open(struct program *p, struct failure *why)

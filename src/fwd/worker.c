@@ -27,7 +27,6 @@
 
 enum {
     EVENTS_MAX = 128,
-    SHARED_EVENTS_MAX = 8, /* frames wait meanwhile: each may be worth FLOW_TURN_BYTES */
     GIVEN_MAX = 1024,
     TABLE_MAX = 65536,      /* flows of one worker */
     PIPE_SIZE = 512 * 1024, /* bytes; pipe-user-pages-soft (64 MiB) is for all pipes of a user */
@@ -62,6 +61,7 @@ struct worker {
     struct workers *group;
     char name[16];
     int epoll_fd;
+    bool owns_epoll;
     struct wakeup wake;
     pthread_t thread;
     bool started; /* main's */
@@ -380,20 +380,14 @@ static int turn(struct worker *w) RUNS_ON(role_fwd)
     return sleep_ms;
 }
 
-int workers_fd(const struct workers *w)
+void workers_event(struct workers *w, uint64_t tag, uint32_t events)
 {
-    return w->worker[0]->epoll_fd;
+    dispatch(w->worker[0], tag, events);
 }
 
-int workers_turn(struct workers *group, bool ready)
+int workers_turn(struct workers *w)
 {
-    struct worker *w = group->worker[0];
-    struct epoll_event events[SHARED_EVENTS_MAX];
-    int n = ready ? epoll_wait(w->epoll_fd, events, SHARED_EVENTS_MAX, 0) : 0;
-
-    for (int i = 0; i < n; i++)
-        dispatch(w, events[i].data.u64, events[i].events);
-    return turn(w);
+    return turn(w->worker[0]);
 }
 
 bool workers_wanted(const struct workers *w)
@@ -453,7 +447,8 @@ static struct worker *worker_free(struct worker *w) TSA(no_thread_safety_analysi
         close(w->given[i].host_fd);
     }
     flows_free(w->flows);
-    closep(&w->epoll_fd);
+    if (w->owns_epoll)
+        closep(&w->epoll_fd);
     wakeup_deinit(&w->wake);
     pthread_cond_destroy(&w->looked);
     pthread_mutex_destroy(&w->lock);
@@ -461,7 +456,7 @@ static struct worker *worker_free(struct worker *w) TSA(no_thread_safety_analysi
     return NULL;
 }
 
-static int worker_new(struct worker **ret, struct workers *group, unsigned index)
+static int worker_new(struct worker **ret, struct workers *group, unsigned index, int epoll_fd)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
     struct worker *w = calloc(1, sizeof(*w));
@@ -488,7 +483,8 @@ static int worker_new(struct worker **ret, struct workers *group, unsigned index
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&w->looked, &monotonic);
     pthread_condattr_destroy(&monotonic);
-    w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    w->owns_epoll = epoll_fd < 0;
+    w->epoll_fd = w->owns_epoll ? epoll_create1(EPOLL_CLOEXEC) : epoll_fd;
     r = w->epoll_fd < 0 ? -errno : wakeup_init(&w->wake);
     if (r == 0)
         r = watch(w, EPOLL_CTL_ADD, w->wake.fd, EPOLLIN, (uint64_t)TAG_WAKE << TAG_SHIFT);
@@ -502,7 +498,7 @@ static int worker_new(struct worker **ret, struct workers *group, unsigned index
     return r;
 }
 
-int workers_new(struct workers **ret, struct agent *agent, struct failure *why)
+int workers_new(struct workers **ret, struct agent *agent, int epoll_fd, struct failure *why)
 {
     struct workers *w = calloc(1, sizeof(*w));
     unsigned n = agent ? how_many() : 1; /* without an agent nothing is spliced */
@@ -511,8 +507,9 @@ int workers_new(struct workers **ret, struct agent *agent, struct failure *why)
     if (!w)
         return failure(why, -ENOMEM, NULL, "cannot allocate the forwarding workers");
     w->agent = agent;
+    w->shared = epoll_fd >= 0;
     for (; w->n < n && r == 0; w->n += r == 0)
-        r = worker_new(&w->worker[w->n], w, w->n);
+        r = worker_new(&w->worker[w->n], w, w->n, w->n == 0 ? epoll_fd : -1);
     if (r == 0 && agent)
         r = watch(w->worker[0], EPOLL_CTL_ADD, agent_fd(agent), EPOLLIN, (uint64_t)TAG_AGENT << TAG_SHIFT);
     if (r < 0) {
@@ -527,11 +524,6 @@ unsigned workers_lodge(struct workers *w, const struct lodger *lodger)
 {
     w->lodgers[w->n_lodgers] = *lodger;
     return w->n_lodgers++;
-}
-
-void workers_share(struct workers *w)
-{
-    w->shared = true;
 }
 
 int workers_start(struct workers *w, struct failure *why)

@@ -43,21 +43,21 @@ struct lodger {
     int (*on_turn)(void *arg);
 };
 
-/* main, before threads start. @agent stays the caller's and must outlive the workers; NULL: there is none. */
-int workers_new(struct workers **ret, struct agent *agent, struct failure *why);
-/* The first worker gets no thread: the caller's loop runs it (below). Before workers_start(). */
-void workers_share(struct workers *w);
+/* main, before threads start. @agent stays the caller's and must outlive the workers; NULL: there is none.
+ * @epoll_fd: -1, or the epoll set of a loop of the caller's that runs the first worker, which then gets no
+ * thread; it stays the caller's and must outlive the workers, too. */
+int workers_new(struct workers **ret, struct agent *agent, int epoll_fd, struct failure *why);
 int workers_start(struct workers *w, struct failure *why);
 void workers_stop(struct workers *w);
 struct workers *
 workers_free(struct workers *w); /* resets the flows that are left; NULL is fine; returns NULL */
 
-/* After workers_share(), on the thread that runs the first worker and that holds role_fwd. workers_fd() is
- * readable when there are events. A turn takes a batch of them (@events: there are some), never sleeps, and
+/* With a shared epoll set, on the thread that owns it and holds role_fwd. An event of it whose tag is not 0
+ * from bit 56 on goes to workers_event(). A turn comes after events and when one is wanted, never sleeps, and
  * returns for how many ms it need not be called; -1: no limit. Before the thread sleeps: workers_prepare(),
  * then workers_wanted() once more; workers_cancel() when it is awake (io/wakeup.h). */
-int workers_fd(const struct workers *w);
-int workers_turn(struct workers *w, bool events) RUNS_ON(role_fwd);
+void workers_event(struct workers *w, uint64_t tag, uint32_t events) RUNS_ON(role_fwd);
+int workers_turn(struct workers *w) RUNS_ON(role_fwd);
 bool workers_wanted(const struct workers *w);
 void workers_prepare(struct workers *w);
 void workers_cancel(struct workers *w);

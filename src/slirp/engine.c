@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/counters.h"
 #include "base/log.h"
+#include "base/spin.h"
 #include "base/thread.h"
 #include "io/icmp_error.h"
 #include "io/packet.h"
@@ -50,6 +51,7 @@ enum {
     RX_FRAMES = 256,
     TX_FRAMES = 512,
     EPOLL_EVENTS_MAX = 128,
+    SHARED_EVENTS_MAX = 16, /* frames wait meanwhile: each may be worth a megabyte of a flow */
     ADOPT_QUEUE_MAX = 1024,
     INJECT_QUEUE_MAX = 256,
     TIMERS_MAX = 4,               /* libslirp 4.7 has one: router advertisements */
@@ -118,9 +120,10 @@ struct engine {
     uint32_t input_size OWNED_BY(role_slirp);
     bool dirty OWNED_BY(role_slirp); /* libslirp's wishes may have changed since the last fill */
     bool tap_ready OWNED_BY(role_slirp);
-    bool again OWNED_BY(role_slirp); /* the next turn does not sleep */
-    struct engine_guest guest;       /* fixed before threads start; turn is NULL: there is none */
-    bool guest_ready OWNED_BY(role_slirp);
+    bool again OWNED_BY(role_slirp);       /* the next turn does not sleep */
+    struct engine_guest guest;             /* fixed before threads start; turn is NULL: there is none */
+    bool guest_ready OWNED_BY(role_slirp); /* its turn follows its events */
+    struct spin spin OWNED_BY(role_slirp);
     int64_t guest_ns OWNED_BY(role_slirp); /* when its turn comes without an event; INT64_MAX: never */
     uint32_t read_frames, turn_frames;     /* shared mode: frames per read, frames per turn */
     uint32_t slirp_timeout_ms OWNED_BY(role_slirp);
@@ -599,38 +602,79 @@ static void slirp_event(struct engine *e, int fd, uint32_t events) RUNS_ON(role_
     descriptors_fired(&e->descriptors, fd, events);
 }
 
+/* Work that no event of the epoll set tells of. */
+static bool has_work(struct engine *e) RUNS_ON(role_slirp)
+{
+    /* Relaxed: before sleeping they come after the fence in wakeup_prepare(). */
+    return (!e->shared && !spsc_empty(&e->rx_ring)) || world_wanted(&e->world) ||
+           (e->guest.turn && e->guest.wanted(e->guest.arg)) ||
+           atomic_load_explicit(&e->adopt_pending, memory_order_relaxed) ||
+           atomic_load_explicit(&e->stop, memory_order_relaxed);
+}
+
+/* Looks again and again for a short time. Events, or 0: there is work, or nothing has come. */
+static int spin(struct engine *e, struct epoll_event *events, int max) RUNS_ON(role_slirp)
+{
+    int64_t end_ns = clock_monotonic_ns() + e->spin.window_ns;
+
+    do {
+        int n = epoll_wait(e->descriptors.epoll_fd, events, max, 0);
+
+        if (n != 0 || has_work(e))
+            return n;
+        sched_yield();
+    } while (clock_monotonic_ns() < end_ns);
+    spin_failed(&e->spin);
+    return 0;
+}
+
+/* As epoll_wait(2), which it is in the end. */
+static int sleep_for_events(struct engine *e, struct epoll_event *events, int max) RUNS_ON(role_slirp)
+{
+    int timeout_ms = sleep_ms(e), n;
+    int64_t begin_ns;
+
+    if (e->spin.window_ns > 0 && timeout_ms != 0 && (n = spin(e, events, max)) != 0)
+        return n;
+    wakeup_prepare(&e->wake);
+    if (e->guest.turn)
+        e->guest.prepare(e->guest.arg);
+    if (has_work(e))
+        timeout_ms = 0;
+    begin_ns = clock_monotonic_ns();
+    n = epoll_wait(e->descriptors.epoll_fd, events, max, timeout_ms);
+    wakeup_cancel(&e->wake);
+    if (e->guest.turn)
+        e->guest.cancel(e->guest.arg);
+    if (timeout_ms != 0)
+        spin_slept(&e->spin, clock_monotonic_ns() - begin_ns);
+    return n;
+}
+
 /* Sleeps until something is to be done (not at all with @busy) and remembers what. Returns false when the
  * loop cannot go on. */
 static bool wait_events(struct engine *e, bool busy, bool *ret_slirp_ready) RUNS_ON(role_slirp)
 {
     struct epoll_event events[EPOLL_EVENTS_MAX];
-    int timeout_ms = busy ? 0 : sleep_ms(e), n;
+    int max = e->guest.turn ? SHARED_EVENTS_MAX : EPOLL_EVENTS_MAX;
+    int n = busy ? epoll_wait(e->descriptors.epoll_fd, events, max, 0) : sleep_for_events(e, events, max);
 
     *ret_slirp_ready = false;
-    if (!busy) {
-        wakeup_prepare(&e->wake);
-        if (e->guest.turn)
-            e->guest.prepare(e->guest.arg);
-        if ((!e->shared && !spsc_empty(&e->rx_ring)) || world_wanted(&e->world) ||
-            (e->guest.turn && e->guest.wanted(e->guest.arg)) ||
-            atomic_load_explicit(&e->adopt_pending, memory_order_relaxed) ||
-            atomic_load_explicit(&e->stop, memory_order_relaxed))
-            timeout_ms = 0;
-    }
-    n = epoll_wait(e->descriptors.epoll_fd, events, EPOLL_EVENTS_MAX, timeout_ms);
-    if (!busy) {
-        wakeup_cancel(&e->wake);
-        if (e->guest.turn)
-            e->guest.cancel(e->guest.arg);
-    }
     if (n < 0 && errno != EINTR) {
         engine_set_gone(e, -errno);
         return false;
     }
     for (int i = 0; i < n; i++) {
-        switch (events_kind(events[i].data.u64)) {
+        const uint64_t tag = events[i].data.u64;
+
+        if (tag >> EVENTS_GUEST_SHIFT) {
+            e->guest.event(e->guest.arg, tag, events[i].events);
+            e->guest_ready = true;
+            continue;
+        }
+        switch (events_kind(tag)) {
         case EVENT_SLIRP:
-            slirp_event(e, (int)events_value(events[i].data.u64), events[i].events);
+            slirp_event(e, (int)events_value(tag), events[i].events);
             *ret_slirp_ready = true;
             break;
         case EVENT_WAKE:
@@ -640,10 +684,7 @@ static bool wait_events(struct engine *e, bool busy, bool *ret_slirp_ready) RUNS
             e->tap_ready = true;
             break;
         case EVENT_UDP:
-            udp_forwards_readable(e->udp, events_value(events[i].data.u64));
-            break;
-        case EVENT_GUEST:
-            e->guest_ready = true;
+            udp_forwards_readable(e->udp, events_value(tag));
             break;
         }
     }
@@ -658,7 +699,7 @@ static bool guest_turn(struct engine *e) RUNS_ON(role_slirp)
     if (!e->guest.turn || (!e->guest_ready && !e->guest.wanted(e->guest.arg) &&
                            (e->guest_ns == INT64_MAX || clock_monotonic_ns() < e->guest_ns)))
         return false;
-    ms = e->guest.turn(e->guest.arg, e->guest_ready);
+    ms = e->guest.turn(e->guest.arg);
     e->guest_ready = false;
     e->guest_ns = ms < 0 ? INT64_MAX : clock_monotonic_ns() + ms * NS_PER_MS;
     return ms == 0;
@@ -739,12 +780,16 @@ bool engine_is_shared(const struct engine *e)
     return e->shared;
 }
 
-int engine_share(struct engine *e, const struct engine_guest *guest)
+int engine_epoll_fd(const struct engine *e) TSA(no_thread_safety_analysis) /* fixed */
+{
+    return e->descriptors.epoll_fd;
+}
+
+void engine_share(struct engine *e, const struct engine_guest *guest)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
     e->guest = *guest;
     e->guest_ns = 0; /* a first turn, as in a thread of its own */
-    return watch(e, guest->fd, EPOLLIN, events_tag(EVENT_GUEST, 0));
 }
 
 static int engine_prepare(void *arg)

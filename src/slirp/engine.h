@@ -86,22 +86,24 @@ void engine_send_now(struct engine *e, const void *frame, uint32_t size);
  * bytes at most; dropped when too many wait. */
 enum { ENGINE_INJECT_SIZE_MAX = 160 };
 void engine_inject(struct engine *e, const void *frame, uint32_t size);
-/* Another event loop on the slirp thread: where CPUs are few, the thread "fwd-0" is spared this way. */
+/* Another event loop on the slirp thread: where CPUs are few, the thread "fwd-0" is spared this way. Its
+ * descriptors are in the engine's epoll set, with tags that are not 0 from bit 56 on. */
 struct engine_guest {
     void *arg;
-    int fd; /* readable (level-triggered) when turn() has events to take: an epoll set, for example */
-    /* A turn of its own, without sleeping; @events: fd is readable. Returns for how many ms the thread may
-     * sleep; 0: not at all; -1: no limit. */
-    int (*turn)(void *arg, bool events);
-    /* Is there something for turn() to do, though fd is silent? Costs a look. */
+    void (*event)(void *arg, uint64_t tag, uint32_t events);
+    /* After its events, and when it is wanted. Never sleeps. Returns for how many ms the thread may; 0: not
+     * at all; -1: no limit. */
+    int (*turn)(void *arg);
+    /* Is there something for turn() to do, though no event says so? Costs a look. */
     bool (*wanted)(void *arg);
     /* The thread is about to sleep, and is awake again: io/wakeup.h. prepare() comes before the last
      * wanted(). */
     void (*prepare)(void *arg);
     void (*cancel)(void *arg);
 };
-/* main, before engine_start(), in shared mode only. 0 or a negative errno. */
-int engine_share(struct engine *e, const struct engine_guest *guest);
+/* main, before engine_start(), in shared mode only. */
+void engine_share(struct engine *e, const struct engine_guest *guest);
+int engine_epoll_fd(const struct engine *e);
 bool engine_is_shared(const struct engine *e);
 
 /* main, before engine_start(). */

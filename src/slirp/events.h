@@ -9,8 +9,10 @@ enum event_kind {
     EVENT_WAKE,  /* the slirp thread's eventfd */
     EVENT_TAP,   /* the TAP reader, in shared mode */
     EVENT_UDP,   /* value: the socket of a UDP forward */
-    EVENT_GUEST, /* the loop that shares the thread, in shared mode */
 };
+
+/* Tags with any of the upper bits belong to the loop that shares the thread (engine.h). */
+enum { EVENTS_GUEST_SHIFT = 56 };
 
 static inline uint64_t events_tag(enum event_kind kind, uint32_t value)
 {
