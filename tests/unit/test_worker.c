@@ -142,7 +142,7 @@ static int start(void **state)
     signal(SIGPIPE, SIG_IGN);
     n_ended = n_closed = 0;
     n_closed_bytes = 0;
-    assert_int_equal(workers_new(&workers, NULL, &why), 0);
+    assert_int_equal(workers_new(&workers, NULL, -1, &why), 0);
     workers_on_closed(workers, on_closed, &workers);
     assert_int_equal(workers_start(workers, &why), 0);
     for (unsigned i = 0; i < N_FLOWS; i++)
