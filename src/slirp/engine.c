@@ -756,11 +756,9 @@ static void run_shared(void *arg)
     role_enter(&role_tap_rx);
     role_enter(&role_slirp);
     role_enter(&role_tap_tx);
-    if (e->guest.turn)
-        role_enter(&role_fwd);
+    role_enter(&role_fwd); /* engine_share() */
     loop(e);
-    if (e->guest.turn)
-        role_leave(&role_fwd);
+    role_leave(&role_fwd);
     role_leave(&role_tap_tx);
     role_leave(&role_slirp);
     role_leave(&role_tap_rx);

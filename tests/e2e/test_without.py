@@ -133,8 +133,8 @@ def test_few_descriptors_end_no_connection_that_works(world):
     assert slirp.process.poll() is None and len(slirp.err()) < 40_000
 
 
-def test_many_connections_beyond_the_tables_buckets_all_work(world):
-    """Some of so many have no place in the table: these go through libslirp, none is lost."""
+def test_of_many_connections_none_is_lost(world):
+    """One that has no place in the table, or no descriptor for this way, goes through libslirp."""
     slirp = start_diverting(world, preexec=raise_limit)
     world.remote.peer("tcp_echo_many", REMOTE4, 7000)
     n = 8000
@@ -142,7 +142,7 @@ def test_many_connections_beyond_the_tables_buckets_all_work(world):
     s = stats(slirp)
     assert s["divert_flows"] + s["divert_fallback"] >= n and s["divert_flows"] > n // 2
     reasons = {key: value for key, value in s.items() if key.startswith("divert_fallback_") and value}
-    assert sum(reasons.values()) == s["divert_fallback"] and "divert_fallback_table_full" in reasons, reasons
+    assert sum(reasons.values()) == s["divert_fallback"], reasons
 
 
 def test_a_lost_agent_is_said_and_counted(world):
