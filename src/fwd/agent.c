@@ -544,11 +544,14 @@ static int wait_started(struct agent *a, struct failure *why)
     return failure(why, d.message.result, d.message.sentence.hint, "%s", d.message.sentence.what);
 }
 
-static void agent_init(struct agent *a) TSA(no_thread_safety_analysis) /* before threads start */
+static void agent_init(struct agent *a, const struct agent_config *config)
+    TSA(no_thread_safety_analysis) /* before threads start */
 {
     a->fd = -1;
-    for (int i = 0; i < AGENT_FAMILIES; i++)
+    for (int i = 0; i < AGENT_FAMILIES; i++) {
         a->stocks[i].reason = AGENT_NOT_YET;
+        a->stocks[i].used = config->stock;
+    }
 }
 
 /* A stock must not eat up the descriptors that connections need. */
@@ -571,11 +574,10 @@ int agent_start(struct agent **ret, const struct agent_config *config, struct fa
            config->table);
     if (!a)
         return failure(why, -ENOMEM, NULL, "the agent");
-    agent_init(a);
+    agent_init(a, config);
     a->stock_max = stock_size();
     a->mark = config->mark;
     a->mark_mask = config->mark_mask;
-    a->stocks[0].used = a->stocks[1].used = config->stock;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return failure(why, -errno, "is it forbidden by a seccomp profile?", "the agent's socketpair");
     /* A seccomp profile may also answer "done" to what it did not do. */
