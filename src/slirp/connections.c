@@ -37,10 +37,9 @@ static bool read_line(const char *line, struct flow_info *ret)
         int proto;
     } protos[] = {{"TCP", IPPROTO_TCP}, {"UDP", IPPROTO_UDP}, {"ICMP", IPPROTO_ICMP}};
     char proto[8], state[24], src[INET6_ADDRSTRLEN], src_port[8], dst[INET6_ADDRSTRLEN], dst_port[8];
-    int fd;
 
-    if (sscanf(line, " %7[A-Z][%23[^]]] %d %45s %7s %45s %7s", proto, state, &fd, src, src_port, dst,
-               dst_port) != 7 ||
+    if (sscanf(line, " %7[A-Z][%23[^]]] %*d %45s %7s %45s %7s", proto, state, src, src_port, dst, dst_port) !=
+            6 ||
         strcmp(state, "HOST_FORWARD") == 0)
         return false;
     for (unsigned i = 0; i < sizeof(protos) / sizeof(protos[0]); i++) {

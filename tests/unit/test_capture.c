@@ -53,6 +53,7 @@ static bool next_block(struct file *f, struct block *ret)
 {
     uint32_t size;
 
+    *ret = (struct block){.body = f->bytes}; /* for those who do not look whether there is one */
     if (f->at == f->size)
         return false;
     assert_true(f->size - f->at >= 12);
@@ -68,6 +69,7 @@ static bool next_block(struct file *f, struct block *ret)
 /* The option @code of those from @at on in a block's body; NULL: there is none. */
 static const uint8_t *option(const struct block *b, size_t at, uint16_t code, uint16_t *ret_size)
 {
+    *ret_size = 0;
     while (at < b->size) {
         uint16_t found = (uint16_t)(u32_at(b->body + at) & 0xffff);
 

@@ -217,7 +217,7 @@ static void test_positions_that_do_not_exist_are_the_end(void **state)
 static void test_threads_are_shown_with_what_they_did(void **state)
 {
     struct thread_info rows[THREADS_MAX];
-    unsigned n = threads_info(rows), found = 0;
+    unsigned n, found = 0;
     uint64_t bytes;
 
     (void)state;
