@@ -14,7 +14,9 @@
  */
 #include "api/server.h"
 
+#include "api/http.h"
 #include "api/session.h"
+#include "api/socket_file.h"
 #include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -35,11 +37,15 @@
 #include <sys/un.h>
 
 enum {
-    CLIENTS_MAX = 64, /* more wait in the backlog */
+    CLIENTS_MAX = 64, /* of the API; more wait in the backlog */
+    SCRAPERS_MAX = 8, /* of the metrics; ditto, and none of them takes a place of the others */
+    PLACES = CLIENTS_MAX + SCRAPERS_MAX,
     BACKLOG = 128,
     DRAIN_MAX = 1024 * 1024, /* thrown away after the last reply, at most */
+    DRAIN_BYTES = 16 * 1024, /* at a time */
     IDLE_MS = 10000,         /* silence after which a client is sent away */
     GRACE_MS = 250,          /* for the next request to begin */
+    SCRAPE_MS = 10000,       /* for a scraper's whole request, for all of the answer, and between two */
     ACCEPT_RETRY_MS = 200,   /* between looks for a place, or a descriptor, for who waits in the backlog */
 };
 
@@ -53,33 +59,39 @@ enum client_state {
 struct client {
     enum client_state state;
     int fd;
-    struct session session; /* READING, WRITING; DRAINING reads into its buffer */
-    char *out;              /* what is left of a reply: @out_at to @out_size */
+    bool is_http;
+    union { /* READING, WRITING */
+        struct session session;
+        struct http http;
+    };
+    char *out; /* what is left of a reply: @out_at to @out_size */
     size_t out_at, out_size;
     size_t n_drained;
     int64_t since_ns; /* the last byte that went either way */
     int64_t until_ns; /* then its time is over; INT64_MAX: never */
 };
 
-struct identity {
-    dev_t dev;
-    ino_t ino;
+/* What a listening socket speaks, and the places of its clients. */
+struct listener {
+    struct socket_file file;
+    bool http;
+    unsigned first, n;                   /* places */
+    bool accepting OWNED_BY(role_api);   /* the listening socket is watched */
+    int64_t retry_ns OWNED_BY(role_api); /* when it is not: when to try again */
 };
+
+enum { LISTENER_API, LISTENER_METRICS, LISTENERS };
 
 struct api_server {
     const struct api_context *context;
-    int listen_fd, epoll_fd, stop_fd;
-    int dir_fd;                 /* where the socket file is; -1: out of reach */
-    char name[NAME_MAX + 1];    /* of the socket file */
-    struct identity file, root; /* of that file; of / at that time */
-    pthread_t thread;           /* main's, as is @started */
+    int epoll_fd, stop_fd;
+    struct listener listeners[LISTENERS];
+    pthread_t thread; /* main's, as is @started */
     bool started;
-    bool accepting OWNED_BY(role_api);   /* the listening socket is watched */
-    int64_t retry_ns OWNED_BY(role_api); /* when it is not: when to try again */
-    struct client clients[CLIENTS_MAX] OWNED_BY(role_api);
+    struct client clients[PLACES] OWNED_BY(role_api);
 };
 
-enum { TAG_LISTEN = CLIENTS_MAX, TAG_STOP }; /* below: a client's index */
+enum { TAG_LISTEN = PLACES, TAG_STOP = TAG_LISTEN + LISTENERS }; /* below: a client's index */
 
 static int watch(struct api_server *s, int op, int fd, uint32_t events, uint32_t tag)
 {
@@ -88,12 +100,70 @@ static int watch(struct api_server *s, int op, int fd, uint32_t events, uint32_t
     return epoll_ctl(s->epoll_fd, op, fd, &event) < 0 ? -errno : 0;
 }
 
+/* ---- a client's conversation ---- */
+
+static int talk_init(struct client *c, const struct api_context *context) RUNS_ON(role_api)
+{
+    return c->is_http ? http_init(&c->http, context) : session_init(&c->session, context);
+}
+
+static void talk_deinit(struct client *c) RUNS_ON(role_api)
+{
+    if (c->is_http)
+        http_deinit(&c->http);
+    else
+        session_deinit(&c->session);
+}
+
+static char *talk_room(struct client *c, size_t *ret_size) RUNS_ON(role_api)
+{
+    return c->is_http ? http_room(&c->http, ret_size) : session_room(&c->session, ret_size);
+}
+
+static void talk_received(struct client *c, size_t size) RUNS_ON(role_api)
+{
+    if (c->is_http)
+        http_received(&c->http, size);
+    else
+        session_received(&c->session, size);
+}
+
+static void talk_end(struct client *c) RUNS_ON(role_api)
+{
+    if (c->is_http)
+        http_ended(&c->http);
+    else
+        session_ended(&c->session);
+}
+
+static bool talk_has_ended(const struct client *c) RUNS_ON(role_api)
+{
+    return c->is_http ? c->http.ended : c->session.ended;
+}
+
+static bool talk_is_idle(const struct client *c) RUNS_ON(role_api)
+{
+    return c->is_http ? http_is_idle(&c->http) : session_is_idle(&c->session);
+}
+
+/* Something has come, and is not answered. */
+static bool talk_is_unfinished(const struct client *c) RUNS_ON(role_api)
+{
+    return (c->is_http ? c->http.n_in : c->session.n_in) > 0 && !talk_is_idle(c);
+}
+
+static enum session_step talk_next(struct client *c) RUNS_ON(role_api)
+{
+    return c->is_http ? http_next(&c->http, &c->out, &c->out_size)
+                      : session_next(&c->session, &c->out, &c->out_size);
+}
+
 /* ---- a client ---- */
 
 static void client_close(struct client *c) RUNS_ON(role_api)
 {
     close(c->fd); /* leaves the epoll set with it */
-    session_deinit(&c->session);
+    talk_deinit(c);
     free(c->out);
     c->out = NULL;
     c->state = CLIENT_FREE;
@@ -124,7 +194,8 @@ static bool client_flush(struct api_server *s, struct client *c) RUNS_ON(role_ap
 
         if (n >= 0) {
             c->out_at += (size_t)n;
-            client_heard(c, IDLE_MS);
+            if (!c->is_http) /* a scraper has SCRAPE_MS for all of it */
+                client_heard(c, IDLE_MS);
         } else if (errno == EAGAIN) {
             client_enter(s, c, CLIENT_WRITING);
             return false;
@@ -143,7 +214,7 @@ static bool client_flush(struct api_server *s, struct client *c) RUNS_ON(role_ap
 /* No reply will follow. */
 static void client_finish(struct api_server *s, struct client *c) RUNS_ON(role_api)
 {
-    if (c->session.ended || shutdown(c->fd, SHUT_WR) < 0) {
+    if (talk_has_ended(c) || shutdown(c->fd, SHUT_WR) < 0) {
         client_close(c);
         return;
     }
@@ -157,10 +228,14 @@ static void client_finish(struct api_server *s, struct client *c) RUNS_ON(role_a
 static void client_serve(struct api_server *s, struct client *c) RUNS_ON(role_api)
 {
     while (client_flush(s, c)) {
-        switch (session_next(&c->session, &c->out, &c->out_size)) {
+        switch (talk_next(c)) {
         case SESSION_REPLY:
+            if (c->is_http)
+                client_heard(c, SCRAPE_MS);
             break;
         case SESSION_WAIT:
+            if (c->is_http) /* since the request began, or the answer before it */
+                return;
             if (!session_is_idle(&c->session))
                 client_heard(c, IDLE_MS);
             else
@@ -176,7 +251,8 @@ static void client_serve(struct api_server *s, struct client *c) RUNS_ON(role_ap
 static void client_read(struct api_server *s, struct client *c) RUNS_ON(role_api)
 {
     size_t size;
-    char *room = session_room(&c->session, &size);
+    bool was_idle = talk_is_idle(c);
+    char *room = talk_room(c, &size);
     ssize_t n = recv(c->fd, room, size, MSG_DONTWAIT);
 
     if (n < 0) {
@@ -185,14 +261,17 @@ static void client_read(struct api_server *s, struct client *c) RUNS_ON(role_api
         return;
     }
     if (n == 0)
-        session_ended(&c->session);
-    session_received(&c->session, (size_t)n);
+        talk_end(c);
+    talk_received(c, (size_t)n);
+    if (c->is_http && was_idle)
+        client_heard(c, SCRAPE_MS);
     client_serve(s, c);
 }
 
 static void client_drain(struct client *c) RUNS_ON(role_api)
 {
-    ssize_t n = recv(c->fd, c->session.in, REQUEST_MAX, MSG_DONTWAIT);
+    char nowhere[DRAIN_BYTES];
+    ssize_t n = recv(c->fd, nowhere, sizeof(nowhere), MSG_DONTWAIT);
 
     if (n > 0)
         c->n_drained += (size_t)n;
@@ -203,13 +282,13 @@ static void client_drain(struct client *c) RUNS_ON(role_api)
 /* Its time is over. Who left a request unfinished is told so. */
 static void client_expire(struct api_server *s, struct client *c) RUNS_ON(role_api)
 {
-    if (c->state == CLIENT_READING && c->session.n_in > 0 && !session_is_idle(&c->session)) {
-        session_ended(&c->session);
+    if (c->state == CLIENT_READING && talk_is_unfinished(c)) {
+        talk_end(c);
         client_serve(s, c);
         if (c->state == CLIENT_DRAINING || c->state == CLIENT_FREE)
             return;
     }
-    if (c->state == CLIENT_READING && session_is_idle(&c->session))
+    if (c->state == CLIENT_READING && talk_is_idle(c))
         client_finish(s, c);
     else
         client_close(c);
@@ -235,15 +314,15 @@ static void client_event(struct api_server *s, struct client *c) RUNS_ON(role_ap
 /* ---- all clients ---- */
 
 /* A free place; when there is none, that of the client whom it hurts least to lose. */
-static struct client *find_place(struct api_server *s) RUNS_ON(role_api)
+static struct client *find_place(struct api_server *s, const struct listener *l) RUNS_ON(role_api)
 {
     int64_t now_ns = clock_monotonic_ns(), oldest_ns = INT64_MAX;
     struct client *oldest = NULL;
 
-    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+    for (unsigned i = l->first; i < l->first + l->n; i++) {
         struct client *c = &s->clients[i];
-        bool idle = c->state == CLIENT_READING && session_is_idle(&c->session) &&
-                    now_ns - c->since_ns >= IDLE_MS * NS_PER_MS;
+        bool idle =
+            c->state == CLIENT_READING && talk_is_idle(c) && now_ns - c->since_ns >= IDLE_MS * NS_PER_MS;
         bool answered = c->state == CLIENT_DRAINING && now_ns - c->since_ns >= GRACE_MS * NS_PER_MS;
 
         if (c->state == CLIENT_FREE)
@@ -258,43 +337,44 @@ static struct client *find_place(struct api_server *s) RUNS_ON(role_api)
     return oldest;
 }
 
-static void accepting(struct api_server *s, bool on) RUNS_ON(role_api)
+static void accepting(struct api_server *s, struct listener *l, bool on) RUNS_ON(role_api)
 {
-    if (watch(s, EPOLL_CTL_MOD, s->listen_fd, on ? EPOLLIN : 0, TAG_LISTEN) == 0)
-        s->accepting = on;
-    s->retry_ns = clock_monotonic_ns() + ACCEPT_RETRY_MS * NS_PER_MS;
+    if (watch(s, EPOLL_CTL_MOD, l->file.listen_fd, on ? EPOLLIN : 0,
+              TAG_LISTEN + (uint32_t)(l - s->listeners)) == 0)
+        l->accepting = on;
+    l->retry_ns = clock_monotonic_ns() + ACCEPT_RETRY_MS * NS_PER_MS;
 }
 
-static void accept_clients(struct api_server *s) RUNS_ON(role_api)
+static void accept_clients(struct api_server *s, struct listener *l) RUNS_ON(role_api)
 {
     static struct log_limit limit;
 
-    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
-        struct client *c = find_place(s);
+    for (unsigned i = 0; i < l->n; i++) {
+        struct client *c = find_place(s, l);
         int fd;
 
         if (!c) { /* the backlog holds them until somebody leaves */
-            accepting(s, false);
+            accepting(s, l, false);
             return;
         }
-        fd = accept4(s->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        fd = accept4(l->file.listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
             if (errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
                 return;
             log_limited(&limit, LOG_LEVEL_WARNING,
                         "API: cannot accept a client: %m; trying again (RLIMIT_NOFILE may be too low)");
-            accepting(s, false);
+            accepting(s, l, false);
             return;
         }
-        *c = (struct client){.state = CLIENT_READING, .fd = fd};
-        if (session_init(&c->session, s->context) < 0 ||
+        *c = (struct client){.state = CLIENT_READING, .fd = fd, .is_http = l->http};
+        if (talk_init(c, s->context) < 0 ||
             watch(s, EPOLL_CTL_ADD, fd, EPOLLIN, (uint32_t)(c - s->clients)) < 0) {
             log_limited(&limit, LOG_LEVEL_WARNING, "API: no memory for another client");
             client_close(c);
             continue;
         }
-        client_heard(c, IDLE_MS);
-        counter_add(COUNTER_api_connections, 1);
+        client_heard(c, l->http ? SCRAPE_MS : IDLE_MS);
+        counter_add(l->http ? COUNTER_metrics_connections : COUNTER_api_connections, 1);
     }
 }
 
@@ -303,7 +383,7 @@ static int expire(struct api_server *s) RUNS_ON(role_api)
 {
     int64_t now_ns = clock_monotonic_ns(), next_ns = INT64_MAX;
 
-    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+    for (unsigned i = 0; i < PLACES; i++) {
         struct client *c = &s->clients[i];
 
         if (c->state != CLIENT_FREE && c->until_ns <= now_ns)
@@ -311,10 +391,16 @@ static int expire(struct api_server *s) RUNS_ON(role_api)
         if (c->state != CLIENT_FREE && c->until_ns < next_ns)
             next_ns = c->until_ns;
     }
-    if (!s->accepting && s->retry_ns <= now_ns)
-        accepting(s, true);
-    if (!s->accepting && s->retry_ns < next_ns)
-        next_ns = s->retry_ns;
+    for (unsigned i = 0; i < LISTENERS; i++) {
+        struct listener *l = &s->listeners[i];
+
+        if (l->file.listen_fd < 0)
+            continue;
+        if (!l->accepting && l->retry_ns <= now_ns)
+            accepting(s, l, true);
+        if (!l->accepting && l->retry_ns < next_ns)
+            next_ns = l->retry_ns;
+    }
     if (next_ns == INT64_MAX)
         return -1;
     return next_ns <= now_ns ? 0 : (int)((next_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS);
@@ -323,11 +409,12 @@ static int expire(struct api_server *s) RUNS_ON(role_api)
 static void serve(void *arg)
 {
     struct api_server *s = arg;
-    struct epoll_event events[CLIENTS_MAX];
+    struct epoll_event events[PLACES];
     bool stop = false;
 
     role_enter(&role_api);
-    s->accepting = true;
+    for (unsigned i = 0; i < LISTENERS; i++)
+        s->listeners[i].accepting = true;
     while (!stop) {
         int n = epoll_wait(s->epoll_fd, events, ARRAY_SIZE(events), expire(s));
 
@@ -341,13 +428,13 @@ static void serve(void *arg)
 
             if (tag == TAG_STOP)
                 stop = true;
-            else if (tag == TAG_LISTEN)
-                accept_clients(s);
+            else if (tag >= TAG_LISTEN)
+                accept_clients(s, &s->listeners[tag - TAG_LISTEN]);
             else
                 client_event(s, &s->clients[tag]);
         }
     }
-    for (unsigned i = 0; i < CLIENTS_MAX; i++) {
+    for (unsigned i = 0; i < PLACES; i++) {
         if (s->clients[i].state != CLIENT_FREE)
             client_close(&s->clients[i]);
     }
@@ -356,76 +443,45 @@ static void serve(void *arg)
 
 /* ---- life cycle ---- */
 
-/* Returns false when @path, seen from @dir_fd, cannot be looked at. */
-static bool identify(int dir_fd, const char *path, struct identity *ret)
+static int listener_open(struct api_server *s, unsigned index, const char *path, struct failure *why)
 {
-    struct stat st;
+    static const char *const names[LISTENERS] = {"API socket", "metrics socket"};
+    struct listener *l = &s->listeners[index];
+    int r;
 
-    if (fstatat(dir_fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return false;
-    *ret = (struct identity){.dev = st.st_dev, .ino = st.st_ino};
-    return true;
+    if (!path)
+        return 0;
+    r = socket_file_listen(&l->file, path, names[index], BACKLOG, why);
+    if (r < 0)
+        return r;
+    r = watch(s, EPOLL_CTL_ADD, l->file.listen_fd, EPOLLIN, TAG_LISTEN + index);
+    return r < 0 ? failure(why, r, NULL, "cannot watch the %s", names[index]) : 0;
 }
 
-static bool is_now(const struct identity *then, int dir_fd, const char *path)
-{
-    struct identity now;
-
-    return identify(dir_fd, path, &now) && now.dev == then->dev && now.ino == then->ino;
-}
-
-/* So that the file can be removed at the end, whatever the working directory is then. */
-static void remember_file(struct api_server *s, const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    _cleanup_free_ char *dir = slash ? strndup(path, (size_t)(slash - path) + 1) : strdup(".");
-
-    snprintf(s->name, sizeof(s->name), "%s", slash ? slash + 1 : path);
-    s->dir_fd = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
-    if (!identify(s->dir_fd, s->name, &s->file) || !identify(AT_FDCWD, "/", &s->root))
-        closep(&s->dir_fd);
-}
-
-static int listen_at(struct api_server *s, const char *path, struct failure *why)
-{
-    struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    static const char hint[] = "choose a path in a directory that exists and can be written";
-
-    if (strlen(path) >= sizeof(addr.sun_path))
-        return failure(why, -ENAMETOOLONG, "use a path of less than 108 bytes", "API socket %s", path);
-    memcpy(addr.sun_path, path, strlen(path));
-    if (unlink(path) < 0 && errno != ENOENT && errno != EISDIR && errno != EPERM)
-        return failure(why, -errno, hint, "cannot remove what is at the API socket's path %s", path);
-    s->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (s->listen_fd < 0)
-        return failure(why, -errno, NULL, "cannot make the API socket");
-    if (bind(s->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0)
-        return failure(why, -errno, hint, "cannot bind the API socket to %s: bind", path);
-    remember_file(s, path);
-    if (listen(s->listen_fd, BACKLOG) < 0)
-        return failure(why, -errno, NULL, "cannot listen on the API socket %s", path);
-    return 0;
-}
-
-int api_server_new(struct api_server **ret, const char *path, const struct api_context *context,
-                   struct failure *why)
+int api_server_new(struct api_server **ret, const char *path, const char *metrics_path,
+                   const struct api_context *context, struct failure *why)
 {
     struct api_server *s = calloc(1, sizeof(*s));
     int r;
 
     if (!s)
         return failure(why, -ENOMEM, NULL, "cannot allocate the API server");
-    command_init();
     s->context = context;
-    s->listen_fd = s->dir_fd = s->stop_fd = -1;
+    s->stop_fd = -1;
+    s->listeners[LISTENER_API] = (struct listener){.file = SOCKET_FILE_NULL, .n = CLIENTS_MAX};
+    s->listeners[LISTENER_METRICS] =
+        (struct listener){.file = SOCKET_FILE_NULL, .http = true, .first = CLIENTS_MAX, .n = SCRAPERS_MAX};
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (s->epoll_fd >= 0)
         s->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    r = s->stop_fd < 0 ? failure(why, -errno, "raise RLIMIT_NOFILE", "cannot make the API's descriptors")
-                       : listen_at(s, path, why);
-    if (r == 0 && ((r = watch(s, EPOLL_CTL_ADD, s->listen_fd, EPOLLIN, TAG_LISTEN)) < 0 ||
-                   (r = watch(s, EPOLL_CTL_ADD, s->stop_fd, EPOLLIN, TAG_STOP)) < 0))
-        failure(why, r, NULL, "cannot watch the API socket");
+    if (s->stop_fd < 0)
+        r = failure(why, -errno, "raise RLIMIT_NOFILE", "cannot make the API's descriptors");
+    else if ((r = watch(s, EPOLL_CTL_ADD, s->stop_fd, EPOLLIN, TAG_STOP)) < 0)
+        failure(why, r, NULL, "cannot watch an eventfd");
+    if (r == 0)
+        r = listener_open(s, LISTENER_API, path, why);
+    if (r == 0)
+        r = listener_open(s, LISTENER_METRICS, metrics_path, why);
     if (r < 0) {
         api_server_free(s);
         return r;
@@ -439,10 +495,8 @@ int api_server_start(struct api_server *s, struct failure *why)
     struct thread_start start = {.name = "api", .run = serve, .arg = s};
     int r;
 
-    /* Inside the sandbox a descriptor of a directory outside would be a way out (openat(2) with ".."): the
-     * file stays, as it always has. */
-    if (s->dir_fd >= 0 && !is_now(&s->root, AT_FDCWD, "/"))
-        closep(&s->dir_fd);
+    for (unsigned i = 0; i < LISTENERS; i++)
+        socket_file_seal(&s->listeners[i].file);
     r = thread_spawn(&s->thread, &start);
     if (r < 0)
         return failure(why, r, NULL, "cannot start the API thread");
@@ -466,12 +520,10 @@ struct api_server *api_server_free(struct api_server *s)
 {
     if (!s)
         return NULL;
-    if (s->dir_fd >= 0 && is_now(&s->file, s->dir_fd, s->name) && unlinkat(s->dir_fd, s->name, 0) < 0)
-        log_warning("API: cannot remove the socket %s: %m", s->name);
-    closep(&s->listen_fd);
+    for (unsigned i = 0; i < LISTENERS; i++)
+        socket_file_close(&s->listeners[i].file);
     closep(&s->epoll_fd);
     closep(&s->stop_fd);
-    closep(&s->dir_fd);
     free(s);
     return NULL;
 }

@@ -95,7 +95,10 @@
     X(agent_lost, "times", "times the agent in the guest's namespace ended before the program")             \
     X(api_connections, "connections", "connections to the API socket")                                      \
     X(api_requests, "requests", "requests answered by the API")                                             \
-    X(api_errors, "requests", "requests answered with an error")
+    X(api_errors, "requests", "requests answered with an error")                                            \
+    X(metrics_connections, "connections", "connections to the metrics socket")                              \
+    X(metrics_scrapes, "requests", "times the metrics were read")                                           \
+    X(metrics_errors, "requests", "requests to the metrics socket that were refused")
 
 enum counter_id {
 #define X(name, unit, text) COUNTER_##name,

@@ -450,7 +450,7 @@ static const char *no_divert_reason(const struct program *p)
 
 static int api_open(struct program *p, struct failure *why)
 {
-    if (!p->options.api_socket)
+    if (!p->options.api_socket && !p->options.metrics)
         return 0;
     p->api_context = (struct api_context){
         .forwards = p->forwards,
@@ -463,7 +463,7 @@ static int api_open(struct program *p, struct failure *why)
         .slirp_info = hook_slirp_info,
         .arg = p,
     };
-    return api_server_new(&p->api, p->options.api_socket, &p->api_context, why);
+    return api_server_new(&p->api, p->options.api_socket, p->options.metrics, &p->api_context, why);
 }
 
 static int threads_start(struct program *p, struct failure *why)

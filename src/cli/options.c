@@ -90,6 +90,7 @@ TEXT(mac, r->mac)
 TEXT(userns_path, r->o->userns_path)
 TEXT(api_socket, r->o->api_socket)
 TEXT(pcap, r->o->pcap)
+TEXT(metrics, r->o->metrics)
 
 SETTER(ipv6)
 {
@@ -311,6 +312,7 @@ static const struct {
       false},
      set_divert},
     {{0, "no-splice", NULL, "carry all TCP connections through libslirp and the TAP", false}, set_no_splice},
+    {{0, "metrics", "SOCKET", "serve OpenMetrics over HTTP on a UNIX socket", false}, set_metrics},
     {{0, "pcap", "FILE", "record the frames of the guest in FILE (pcapng)", false}, set_pcap},
     {{0, "log-format", "FORMAT", "format of the log ([text|json], default=text)", false}, set_log_format},
     {{0, "log-level", "LEVEL", "what is logged ([error|warning|info|debug], default=info)", false},
@@ -610,6 +612,14 @@ static int validate(struct raw *r, char **operands, int n_operands)
         return status;
     if (o->api_socket && strlen(o->api_socket) >= API_SOCKET_PATH_SIZE) {
         fprintf(stderr, "the specified API socket path is too long (>= %d)\n", API_SOCKET_PATH_SIZE);
+        return STATUS_SAID;
+    }
+    if (o->metrics && strlen(o->metrics) >= API_SOCKET_PATH_SIZE) {
+        fprintf(stderr, "--metrics: the path is too long (>= %d): %s\n", API_SOCKET_PATH_SIZE, o->metrics);
+        return STATUS_SAID;
+    }
+    if (o->metrics && o->api_socket && strcmp(o->metrics, o->api_socket) == 0) {
+        fprintf(stderr, "--metrics and --api-socket need two sockets, not both %s\n", o->metrics);
         return STATUS_SAID;
     }
     if (o->userns_path && access(o->userns_path, F_OK) != 0) {

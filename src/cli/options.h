@@ -35,7 +35,7 @@ struct options {
     unsigned mtu;
     struct in_addr network, netmask, guest, gateway, dns, dhcp_start, dhcp_end;
     unsigned prefix;
-    const char *userns_path, *api_socket, *pcap; /* NULL: none */
+    const char *userns_path, *api_socket, *metrics, *pcap; /* NULL: none */
     bool has_mac;
     uint8_t mac[6];
     bool has_outbound, has_outbound6;

@@ -323,6 +323,32 @@ def udp_echo(addr, port):
         s.sendto(data, peer)
 
 
+def unix_relay(addr, port, path):
+    """A TCP port that leads to a UNIX socket."""
+    def pump(a, b):
+        try:
+            while data := a.recv(65536):
+                b.sendall(data)
+        except OSError:
+            pass
+        finally:
+            for s in (a, b):
+                try:
+                    s.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
+    def handler(c, peer):
+        u = socket.socket(socket.AF_UNIX)
+        u.connect(path)
+        thread = threading.Thread(target=pump, args=(u, c), daemon=True)
+        thread.start()
+        pump(c, u)
+        thread.join()
+        u.close()
+    serve_tcp(addr, port, handler)
+
+
 def dns(addr, port, answer):
     """Answers every question, UDP and TCP, with one A record."""
     def reply(q):
