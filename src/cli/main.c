@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "cli/check.h"
 #include "cli/namespace.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -679,6 +680,8 @@ int main(int argc, char **argv)
 
     if (status >= 0)
         return status;
+    if (p.options.check)
+        return check_environment();
     role_enter(&role_main);
     thread_register("main");
     check_descriptors(&p);

@@ -116,7 +116,7 @@ int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, 
     return 0;
 }
 
-static int open_tap(const char *name, struct failure *why)
+int tap_open(const char *name, struct failure *why)
 {
     struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI};
     _cleanup_close_ int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
@@ -158,7 +158,7 @@ static int child_work(const struct options *o, int user_fd, int net_fd, struct f
                        : errno == EINVAL ? "this file is no network namespace"
                                          : NULL,
                        "setns(CLONE_NEWNET)");
-    fd = open_tap(o->tap_name, why);
+    fd = tap_open(o->tap_name, why);
     if (fd < 0)
         return fd;
     if (o->configure) {

@@ -25,6 +25,10 @@ struct guest_link {
  * namespace, else -1. The caller's to close. */
 int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, struct failure *why);
 
+/* Makes the TAP @name in the current network namespace, or attaches to it. The descriptor, or a negative
+ * errno with its sentence. */
+int tap_open(const char *name, struct failure *why);
+
 /* Returns 0, or a negative errno with its sentence; nothing is left behind then. Prints the lines that
  * clients expect about descriptors sent and received. */
 int guest_link_open(struct guest_link *ret, const struct options *o, struct failure *why);

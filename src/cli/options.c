@@ -81,6 +81,7 @@ FLAG(sandbox, r->o->sandbox = true)
 FLAG(no_splice, r->o->no_splice = true)
 FLAG(run, r->o->run = true)
 FLAG(map_current_user, r->o->map_current_user = true)
+FLAG(check, r->o->check = true)
 FLAG(help, r->help = true)
 FLAG(version, r->version = true)
 TEXT(netns_type, r->netns_type)
@@ -302,6 +303,7 @@ static const struct {
     {{'p', "publish", "PORTS",
       "forward [HOST_ADDR:]HOST_PORT[-END]:[GUEST_ADDR:]GUEST_PORT[/tcp|udp] (repeatable)", false},
      set_publish},
+    {{0, "check", NULL, "tell what this system lacks and how to get it, and exit", false}, set_check},
     {{0, "io-backend", "TYPE", "how frames are read and written ([auto|io_uring|epoll], default=auto)",
       false},
      set_io_backend},
@@ -333,6 +335,7 @@ static void usage(const char *argv0)
 {
     printf("Usage: %s [OPTION]... PID|PATH|FD [TAPNAME]\n", argv0);
     printf("       %s --run [OPTION]... [--] [COMMAND [ARGUMENT]...]\n", argv0);
+    printf("       %s --check\n", argv0);
     printf("User-mode networking for unprivileged network namespaces.\n\n");
     for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
         const struct option_row *row = &rows[i].row;
@@ -596,6 +599,13 @@ static int validate(struct raw *r, char **operands, int n_operands)
     struct options *o = r->o;
     int status;
 
+    if (o->check) {
+        if (n_operands == 0 && !o->run)
+            return OK;
+        fprintf(stderr, "--check goes with nothing else%s%s\n", n_operands > 0 ? ": " : "",
+                n_operands > 0 ? operands[0] : "");
+        return STATUS_ERROR;
+    }
     if (o->map_current_user && !o->run) {
         fprintf(stderr, "--map-current-user has a meaning with --run only\n");
         return STATUS_ERROR;

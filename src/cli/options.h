@@ -49,6 +49,7 @@ struct options {
     struct forward_spec publish[PUBLISH_MAX];
     bool run;              /* the target is a process of our own (run.h), its pid known later */
     bool map_current_user; /* ... in whose namespace the user has the same id as here, not 0 */
+    bool check;            /* no target at all: look at the environment (check.h) */
     char **command;        /* ... and what it is to execute, with NULL at the end; NULL: the user's shell */
 };
 

@@ -15,6 +15,7 @@
 
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "cli/userns.h"
 
 #include <cap-ng.h>
 #include <errno.h>
@@ -62,12 +63,11 @@ static int make_userns(struct failure *why)
     int r;
 
     if (unshare(CLONE_NEWUSER) < 0)
-        return failure(why, -errno, "give --userns-path, or run without --enable-sandbox",
-                       "cannot make a user namespace for the sandbox");
+        return failure(why, -errno, userns_hint(errno), "cannot make a user namespace for the sandbox");
     snprintf(map, sizeof(map), "0 %u 1", uid);
     if ((r = write_file("/proc/self/setgroups", "deny")) < 0 ||
         (r = write_file("/proc/self/uid_map", map)) < 0)
-        return failure(why, r, NULL, "cannot map the user into the sandbox's namespace");
+        return failure(why, r, userns_hint(-r), "cannot map the user into the sandbox's namespace");
     snprintf(map, sizeof(map), "0 %u 1", gid);
     if ((r = write_file("/proc/self/gid_map", map)) < 0)
         return failure(why, r, NULL, "cannot map the group into the sandbox's namespace");

@@ -23,12 +23,15 @@
 
 enum { MAP_SIZE_MAX = 4096 }; /* the kernel takes at most a page */
 
-/* The number in @path; -1: there is none. */
-static long read_number(const char *path)
+/* The number in a sysctl's file; -1: there is none. */
+static long read_number(const char *proc_sys, const char *name)
 {
-    FILE *file = fopen(path, "re");
+    char path[256];
+    FILE *file;
     long n = -1;
 
+    snprintf(path, sizeof(path), "%s/%s", proc_sys, name);
+    file = fopen(path, "re");
     if (!file)
         return -1;
     if (fscanf(file, "%ld", &n) != 1)
@@ -37,26 +40,33 @@ static long read_number(const char *path)
     return n;
 }
 
-const char *userns_hint(int error)
+const char *userns_hint_at(int error, const char *proc_sys)
 {
-    if (error == ENOSPC && read_number("/proc/sys/user/max_user_namespaces") == 0)
+    if (error == ENOSPC && read_number(proc_sys, "user/max_user_namespaces") == 0)
         return "user namespaces are switched off: as root, sysctl user.max_user_namespaces=15000";
     if (error == ENOSPC)
-        return "a limit of namespaces is reached (/proc/sys/user/max_*_namespaces), or they are nested 32 "
-               "deep";
+        return "a limit of namespaces is reached: see sysctl -a | grep user.max_, or they are nested 32 deep";
     if (error == EUSERS)
         return "user namespaces are nested 32 deep already";
     if (error == EINVAL || error == ENOSYS)
         return "the kernel has no user namespaces (CONFIG_USER_NS)";
     if (error != EPERM && error != EACCES)
         return NULL;
-    if (read_number("/proc/sys/kernel/unprivileged_userns_clone") == 0)
+    if (read_number(proc_sys, "kernel/unprivileged_userns_clone") == 0)
         return "ordinary users may not make them: as root, sysctl kernel.unprivileged_userns_clone=1";
-    if (read_number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == 1)
-        return "AppArmor gives no capabilities in them: install the profile of this program, or as root "
+    if (read_number(proc_sys, "kernel/apparmor_restrict_unprivileged_userns") == 1)
+        return "AppArmor gives no capabilities in them: install this program's profile, or as root "
                "sysctl kernel.apparmor_restrict_unprivileged_userns=0";
     return "a container's seccomp profile or a security module may forbid it, or the root directory is a "
            "chroot";
+}
+
+const char *userns_hint(int error)
+{
+    const char *hint = userns_hint_at(error, "/proc/sys");
+
+    errno = error; /* the caller's other arguments may look at it later */
+    return hint;
 }
 
 /* All at once: the kernel takes a map by one write(2). */

@@ -11,8 +11,11 @@
 #include <sys/types.h>
 
 /* What to do when unshare(CLONE_NEWUSER), or the first use of the capabilities it gives, has failed with
- * @error (a positive errno): a static string that names the sysctl, or NULL when nothing is known. */
+ * @error (a positive errno): a static string that names the sysctl, or NULL when nothing is known. Leaves
+ * @error in errno. */
 const char *userns_hint(int error);
+/* The same with another place for /proc/sys, for tests. */
+const char *userns_hint_at(int error, const char *proc_sys);
 
 /* Who exists in the user namespace of process @pid, which the calling process has not entered. */
 enum userns_map {

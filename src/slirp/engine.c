@@ -35,6 +35,7 @@
 #include "slirp/descriptors.h"
 #include "slirp/events.h"
 #include "slirp/filter.h"
+#include "slirp/ping.h"
 #include "slirp/udp_forward.h"
 #include "slirp/world.h"
 
@@ -112,6 +113,7 @@ struct engine {
     struct sockaddr_in outbound; /* libslirp keeps a pointer to it */
     struct sockaddr_in6 outbound6;
     struct filter filter OWNED_BY(role_slirp);
+    struct ping ping OWNED_BY(role_slirp);
     struct descriptors descriptors OWNED_BY(role_slirp);
     struct udp_forwards *udp OWNED_BY(role_slirp);
     struct reassembly *reassembly OWNED_BY(role_slirp);
@@ -337,6 +339,8 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, b
     if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && takeable && e->config.take_tcp &&
         e->config.take_tcp(e->config.take_tcp_arg, &packet))
         return;
+    if (packet.ip_protocol == IPPROTO_ICMP && kind == PACKET_IPV4)
+        ping_look(&e->ping, &packet);
     /* Whatever waits for this neighbour in libslirp's queue goes out with its next poll: do not sleep before
      * it. */
     if (kind == PACKET_ARP || packet.ip_protocol == IPPROTO_ICMPV6)
@@ -971,6 +975,7 @@ static int engine_init(struct engine *e, struct failure *why)
     e->tx.ring = &e->tx_ring;
     e->tx.on_gone = engine_set_gone_and_kick;
     e->tx.arg = e;
+    e->ping = (struct ping){.network = e->config.network, .netmask = e->config.netmask};
     e->filter = (struct filter){.disable_host_loopback = e->config.disable_host_loopback,
                                 .disable_dns = e->config.disable_dns,
                                 .ipv6 = e->config.ipv6,
