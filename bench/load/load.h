@@ -32,7 +32,7 @@ enum {
     UDP_BUFFER = 4 << 20,     /* asked for; the kernel gives what net.core.rmem_max allows */
     CONNECT_TIMEOUT_S = 5,    /* also for one answer of a ping-pong over TCP */
     UDP_TIMEOUT_MS = 200,     /* a datagram not answered by then is lost */
-    DRAIN_S = 10,             /* how long after the window what was sent may take to arrive */
+    DRAIN_S = 5,              /* how long after the window what was sent may take to arrive */
     MAX_SECONDS = 24 * 3600,
     MAX_SAMPLES = 16 * 1024 * 1024,
 };
@@ -44,11 +44,12 @@ struct __attribute__((packed)) head {
 };
 
 enum op {
-    OP_ECHO = 'E',   /* this one byte alone: it and every later byte is sent back */
-    OP_SINK = 'S',   /* client sends until the window is over */
-    OP_SOURCE = 'G', /* server sends until the window is over */
-    OP_BOTH = 'B',   /* both do */
-    OP_REPORT = 'R', /* the answer is a struct udp_report about the stream of datagrams `begin` */
+    OP_ECHO = 'E',    /* this one byte alone: it and every later byte is sent back */
+    OP_SINK = 'S',    /* client sends until the window is over */
+    OP_SOURCE = 'G',  /* server sends until the window is over */
+    OP_BOTH = 'B',    /* both do */
+    OP_REPORT = 'R',  /* the answer is a struct udp_report about the stream of datagrams `begin` */
+    OP_COUNTED = 'C', /* the answer is a struct report, the sum of the open connections with this window */
 };
 
 /* What follows the head, in both directions: blocks of WRITE_BYTES that begin with BLOCK_DATA, then the one

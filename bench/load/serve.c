@@ -19,7 +19,7 @@
 #include "load.h"
 
 enum {
-    LINGER_S = DRAIN_S + 2, /* the client gives up before the server does */
+    LINGER_S = DRAIN_S + 5, /* the client gives up before the server does, and then asks for the counts */
     N_STREAMS = 16,         /* streams of datagrams that are remembered; a new one replaces the oldest */
 };
 
@@ -119,6 +119,20 @@ static void conn_watch(const struct server *server, struct conn *conn)
 /* The head is complete; false when it makes no sense or there are too many streams. */
 static bool conn_begin(struct server *server, struct conn *conn)
 {
+    if (conn->head.op == OP_COUNTED) {
+        struct report sum = {0};
+
+        for (int i = 0; i < MAX_STREAMS; i++) {
+            const struct conn *other = server->windowed[i];
+
+            if (other != NULL && other->head.begin == conn->head.begin && other->head.end == conn->head.end) {
+                sum.sent += other->report.sent;
+                sum.received += other->report.received;
+                sum.counted += other->report.counted;
+            }
+        }
+        return send(conn->fd, &sum, sizeof(sum), 0) == (ssize_t)sizeof(sum);
+    }
     if (conn->head.op == OP_REPORT) {
         struct udp_report none = {0}, *report = &none;
 
@@ -232,7 +246,7 @@ static bool conn_event(struct server *server, struct conn *conn, uint32_t events
         conn->have += (size_t)n;
         return conn->have < sizeof(conn->head) || conn_begin(server, conn);
     }
-    if (conn->head.op == OP_REPORT) {
+    if (conn->head.op == OP_REPORT || conn->head.op == OP_COUNTED) {
         return false; /* answered, and the client has gone */
     }
     return conn_data(server, conn, events);
