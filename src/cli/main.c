@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 #include "cli/check.h"
+#include "cli/ctl.h"
 #include "cli/namespace.h"
 #include "cli/options.h"
 #include "cli/run.h"
@@ -682,6 +683,11 @@ int main(int argc, char **argv)
         return status;
     if (p.options.check)
         return check_environment();
+    if (p.options.ctl)
+        return ctl_run(&(struct ctl){.socket_path = p.options.ctl,
+                                     .words = p.options.command,
+                                     .json = p.options.json,
+                                     .watch = p.options.watch});
     role_enter(&role_main);
     thread_register("main");
     check_descriptors(&p);

@@ -4,6 +4,7 @@
 #include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/log.h"
+#include "cli/ctl.h"
 #include "cli/publish.h"
 
 #include <arpa/inet.h>
@@ -80,6 +81,8 @@ FLAG(disable_dns, r->o->disable_dns = true)
 FLAG(sandbox, r->o->sandbox = true)
 FLAG(no_splice, r->o->no_splice = true)
 FLAG(run, r->o->run = true)
+FLAG(json, r->o->json = true)
+FLAG(watch, r->o->watch = true)
 FLAG(map_current_user, r->o->map_current_user = true)
 FLAG(check, r->o->check = true)
 FLAG(help, r->help = true)
@@ -92,6 +95,7 @@ TEXT(userns_path, r->o->userns_path)
 TEXT(api_socket, r->o->api_socket)
 TEXT(pcap, r->o->pcap)
 TEXT(metrics, r->o->metrics)
+TEXT(ctl, r->o->ctl)
 
 SETTER(ipv6)
 {
@@ -314,6 +318,11 @@ static const struct {
       false},
      set_divert},
     {{0, "no-splice", NULL, "carry all TCP connections through libslirp and the TAP", false}, set_no_splice},
+    {{0, "ctl", "SOCKET", "ask the program behind an API socket: list, add, remove, stats, flows or info",
+      false},
+     set_ctl},
+    {{0, "json", NULL, "with --ctl: show replies as JSON", false}, set_json},
+    {{0, "watch", NULL, "with --ctl: show it again every second", false}, set_watch},
     {{0, "metrics", "SOCKET", "serve OpenMetrics over HTTP on a UNIX socket", false}, set_metrics},
     {{0, "pcap", "FILE", "record the frames of the guest in FILE (pcapng)", false}, set_pcap},
     {{0, "log-format", "FORMAT", "format of the log ([text|json], default=text)", false}, set_log_format},
@@ -336,6 +345,8 @@ static void usage(const char *argv0)
     printf("Usage: %s [OPTION]... PID|PATH|FD [TAPNAME]\n", argv0);
     printf("       %s --run [OPTION]... [--] [COMMAND [ARGUMENT]...]\n", argv0);
     printf("       %s --check\n", argv0);
+    printf("       %s --ctl SOCKET [--json] [--watch] list|add|remove|stats|flows|info [ARGUMENT]...\n",
+           argv0);
     printf("User-mode networking for unprivileged network namespaces.\n\n");
     for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
         const struct option_row *row = &rows[i].row;
@@ -594,6 +605,24 @@ static int parse_publish(struct raw *r)
     return OK;
 }
 
+/* --ctl: the operands are a command and its arguments, which are looked at when it runs. */
+static int parse_ctl(struct options *o, char **operands, int n)
+{
+    if (o->run) {
+        fprintf(stderr, "--ctl conflicts with --run\n");
+        return STATUS_ERROR;
+    }
+    if (n < 1 || !ctl_is_command(operands[0])) {
+        fprintf(stderr,
+                n < 1 ? "--ctl needs a command: list, add, remove, stats, flows or info\n"
+                      : "--ctl: there is no command \"%s\": list, add, remove, stats, flows, info\n",
+                n < 1 ? "" : operands[0]);
+        return STATUS_SAID;
+    }
+    o->command = operands;
+    return OK;
+}
+
 static int validate(struct raw *r, char **operands, int n_operands)
 {
     struct options *o = r->o;
@@ -604,6 +633,12 @@ static int validate(struct raw *r, char **operands, int n_operands)
             return OK;
         fprintf(stderr, "--check goes with nothing else%s%s\n", n_operands > 0 ? ": " : "",
                 n_operands > 0 ? operands[0] : "");
+        return STATUS_ERROR;
+    }
+    if (o->ctl)
+        return parse_ctl(o, operands, n_operands);
+    if (o->json || o->watch) {
+        fprintf(stderr, "--%s has a meaning with --ctl only\n", o->json ? "json" : "watch");
         return STATUS_ERROR;
     }
     if (o->map_current_user && !o->run) {

@@ -51,6 +51,8 @@ struct options {
     bool map_current_user; /* ... in whose namespace the user has the same id as here, not 0 */
     bool check;            /* no target at all: look at the environment (check.h) */
     char **command;        /* ... and what it is to execute, with NULL at the end; NULL: the user's shell */
+    const char *ctl; /* another program's API socket: this one is its client (ctl.h), @command what to ask */
+    bool json, watch;
 };
 
 /* Parses and validates. Returns -1: go on; otherwise the exit status to end with at once (0 after --help and
