@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from harness import wait_for
 
 pytestmark = pytest.mark.extension
 
@@ -65,6 +66,8 @@ def test_quiet_leaves_warnings_and_errors(world):
     slirp.send_exit()
     assert slirp.wait() == 0
     assert slirp.out() == "" and slirp.err() == ""
+    # An io_uring lets go of the interface a moment after its process.
+    wait_for("the interface is gone", lambda: len(world.guest.ip_json("link")) == 1)
     slirp = world.start("--quiet", exit_fd=True)
     slirp.send_exit()
     assert slirp.wait() == 0
