@@ -100,8 +100,8 @@ static void refill(struct agent *a, int index) RUNS_ON(role_fwd)
     struct stock *s = &a->stocks[index];
     struct agent_message m = {.type = MESSAGE_WANT_SOCKETS, .family = family_of(index)};
 
-    if (!s->used || s->reason != AGENT_READY || s->n + s->asked >= (a->stock_max + 1) / 2 ||
-        s->hold_ns > clock_monotonic_ns())
+    if (!s->used || (s->reason != AGENT_READY && s->reason != AGENT_NO_SYSCTL) ||
+        s->n + s->asked >= (a->stock_max + 1) / 2 || s->hold_ns > clock_monotonic_ns())
         return;
     m.count = (uint16_t)(a->stock_max - s->n - s->asked);
     if (send_message(a, &m) == 0)

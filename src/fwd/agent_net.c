@@ -25,6 +25,8 @@
  */
 #include "fwd/agent_net.h"
 
+#include "fwd/flow.h"
+
 #include "base/bits.h"
 #include "base/cleanup.h"
 
@@ -234,7 +236,7 @@ int agent_net_socket(const struct agent_net *n, int index)
                     : option_set(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1)) < 0 ||
         (index == 1 && option_set(fd, IPPROTO_IPV6, IPV6_V6ONLY, 1) < 0) ||
         setsockopt(fd, SOL_SOCKET, SO_MARK, &n->config->mark, sizeof(n->config->mark)) < 0 ||
-        option_set(fd, SOL_SOCKET, SO_REUSEADDR, 1) < 0 || option_set(fd, IPPROTO_TCP, TCP_NODELAY, 1) < 0)
+        option_set(fd, SOL_SOCKET, SO_REUSEADDR, 1) < 0 || flow_socket_prepare(fd) < 0)
         return -errno;
     return steal_fd(&fd);
 }

@@ -48,6 +48,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -360,15 +361,18 @@ static bool undivert(struct divert *d, const struct entry *e) RUNS_ON(role_fwd)
 
 /* ---- connecting ---- */
 
-/* The host's socket for the destination that the guest means. A descriptor, connected (over lo the handshake
- * is done when connect(2) returns) or on its way, or a negative errno. */
-static int host_connect(const struct divert *d, const struct entry *e, bool *ret_connected)
+enum host_state { HOST_CONNECTING, HOST_CONNECTED, HOST_FAILED };
+
+/* The host's socket for the destination that the guest means. A descriptor or a negative errno. Over lo the
+ * answer is there when connect(2) returns. */
+static int host_connect(const struct divert *d, const struct entry *e, enum host_state *ret_state)
 {
     static const int one = 1;
     const struct divert_config *c = &d->config;
     union address to = e->destination;
     _cleanup_close_ int fd = -1;
     bool is_gateway = false;
+    struct pollfd now = {.events = POLLOUT};
 
     if (to.sa.sa_family == AF_INET && to.in.sin_addr.s_addr == c->gateway.s_addr) {
         to.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -390,9 +394,11 @@ static int host_connect(const struct divert *d, const struct entry *e, bool *ret
         if (bind(fd, from, address_size(&to)) < 0)
             return -errno;
     }
-    *ret_connected = connect(fd, &to.sa, address_size(&to)) == 0;
-    if (!*ret_connected && errno != EINPROGRESS)
+    now.fd = fd;
+    if (connect(fd, &to.sa, address_size(&to)) < 0 && errno != EINPROGRESS)
         return -errno;
+    if (poll(&now, 1, 0) > 0)
+        *ret_state = now.revents == POLLOUT ? HOST_CONNECTED : HOST_FAILED;
     return steal_fd(&fd);
 }
 
@@ -442,7 +448,9 @@ static void opened(struct divert *d, struct entry *e, int fd) RUNS_ON(role_fwd)
     parse_syn(e, &p);
     send_syn_ack(d, e, &p); /* before the first byte: a guest that waits for it would drop data */
     counter_add_shared(COUNTER_divert_flows, 1);
-    if (workers_give(d->config.workers, host_fd, fd, 0, &e->user) < 0) {
+    (void)flow_socket_prepare(
+        host_fd); /* failing costs latency only; not before the SYN-ACK, for its speed */
+    if (workers_give(d->config.workers, host_fd, fd, FLOW_CONNECTED, &e->user) < 0) {
         close(host_fd); /* the worker's queue is full: the guest sees the connection end */
         close(fd);
         linger(d, e);
@@ -485,15 +493,14 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
         give_to_slirp(d, e, build_reason(r));
 }
 
-static void connected(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+/* Connected, or not. */
+static void decided(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 {
     socklen_t size = sizeof(int);
     int error = 0;
 
     if (getsockopt(e->host_fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
         error = errno;
-    /* The flow has an epoll entry of its own, on another worker's set maybe. */
-    workers_unwatch(d->config.workers, e->host_fd);
     if (error != 0)
         connect_failed(d, e, error);
     else
@@ -604,12 +611,13 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
     struct agent *agent = workers_agent(d->config.workers);
     struct entry *e = entry_new(d, s, p);
     enum agent_reason reason = AGENT_NO_AGENT;
-    bool is_connected;
+    enum host_state state = HOST_CONNECTING;
     int r;
 
     if (e && !agent_is_gone(agent))
         reason = agent_family_state(agent, e->source.sa.sa_family);
-    if (!e || reason != AGENT_READY) {
+    /* The sysctl is for the connections that servers of the guest accept. */
+    if (!e || (reason != AGENT_READY && reason != AGENT_NO_SYSCTL)) {
         if (e) {
             agent_look(agent);
             give_to_slirp(d, e, COUNTER_divert_fallback_no_agent + (reason - AGENT_NO_AGENT));
@@ -620,15 +628,19 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
         return;
     }
     e->state = STATE_CONNECTING;
-    e->host_fd = host_connect(d, e, &is_connected);
+    e->host_fd = host_connect(d, e, &state);
     if (e->host_fd < 0) {
         r = -e->host_fd;
         e->host_fd = -1;
         connect_failed(d, e, r);
         return;
     }
-    if (is_connected) {
+    if (state == HOST_CONNECTED) {
         build(d, e);
+        return;
+    }
+    if (state == HOST_FAILED) {
+        decided(d, e);
         return;
     }
     r = workers_watch(d->config.workers, d->lodger, e->host_fd, EPOLLOUT, id_of(d, e));
@@ -643,7 +655,10 @@ static void handle_syn(struct divert *d, const struct syn *s) RUNS_ON(role_fwd)
 
     (void)packet_parse(&p, s->frame, s->size);
     switch (e ? e->state : STATE_FREE) {
-    case STATE_CONNECTING:
+    case STATE_CONNECTING: /* the guest may have given up and begun again with the same port: the last SYN
+                              counts */
+        e->syn = *s;
+        return;
     case STATE_BUILDING:
         return;
     case STATE_OPEN:
@@ -769,8 +784,11 @@ static void on_event(void *arg, uint64_t value, uint32_t events)
     role_assert(&role_fwd);
     (void)events;
     e = entry_by_id(d, value);
-    if (e && e->state == STATE_CONNECTING)
-        connected(d, e);
+    if (!e || e->state != STATE_CONNECTING)
+        return;
+    /* The flow has an epoll entry of its own, on another worker's set maybe. */
+    workers_unwatch(d->config.workers, e->host_fd);
+    decided(d, e);
 }
 
 /* ---- life cycle ---- */

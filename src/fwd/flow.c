@@ -20,6 +20,9 @@
  * never the pipe full (a pipe is full by slots, which may hold a few bytes each); and the end of the source
  * cannot overtake bytes before it.
  *
+ * Short messages are copied instead (advance_by_copy()); the states are the same, with a pipe only for what
+ * the target did not take.
+ *
  * What the kernel promises:
  *  - Edge-triggered events (epoll(7)): each socket is added once, for everything; EPOLLIN comes again after
  * the socket was emptied, EPOLLOUT after a write was cut short. So directions run until EAGAIN. One exception
@@ -69,8 +72,9 @@ enum {
     DIRECTION_TURN_BYTES = FLOW_TURN_BYTES / 2,
     CHUNK_FLOWS = 64,    /* the slab grows by these */
     QUEUE_TURN_MAX = 16, /* directions: the worker may have other duties */
-    COPY_BYTES = 512,    /* past an urgent mark; less than a pipe's slot, so writing it cannot fail */
-    INDEX_SHIFT = 1,     /* of the event data */
+    COPY_BYTES = 4096,   /* a page: a pipe's slot takes it, so writing it to an empty pipe cannot fail */
+    KEEPALIVE_IDLE_S = 600,
+    INDEX_SHIFT = 1, /* of the event data */
 };
 
 static const uint32_t SOCKET_EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
@@ -143,6 +147,7 @@ struct direction {
     uint32_t turn;
     uint8_t source;   /* enum side: which element of flow.direction this is */
     uint8_t state;    /* enum direction_state */
+    bool bulk;        /* by splice; otherwise a copy is cheaper */
     bool source_fin;  /* all that the source will ever send is here */
     bool source_mark; /* there may be urgent data */
 };
@@ -392,8 +397,10 @@ static ssize_t fill_pipe(struct flows *f, struct direction *d, bool *ret_all)
     while (n < 0 && errno == EINTR);
     *ret_all = n > 0 && n < (ssize_t)(d->pipe.size / f->pipes.page_size) && n < (ssize_t)size &&
                !d->source_fin && !d->source_mark;
-    if (n > 0)
+    if (n > 0) {
+        d->bulk = n >= COPY_BYTES;
         return n;
+    }
     if (n < 0 && (errno != EAGAIN || !d->source_mark))
         return -errno;
     n = read_past_mark(d);
@@ -451,6 +458,51 @@ static enum progress advance_with_pipe(struct flows *f, struct direction *d)
     }
 }
 
+/* A short message costs less by a copy than by two calls of splice(2) and the pages that they hand around. As
+ * long as each read finds less than COPY_BYTES, that is the way; what the target does not take goes into a
+ * pipe. */
+static enum progress advance_by_copy(struct flows *f, struct direction *d)
+{
+    uint8_t copy[COPY_BYTES];
+
+    while (d->moved < DIRECTION_TURN_BYTES) {
+        ssize_t n = recv(source_fd(d), copy, sizeof(copy), MSG_DONTWAIT), sent;
+
+        if (n == 0)
+            return PROGRESS_END;
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0) {
+            if (errno != EAGAIN)
+                return PROGRESS_SOURCE_FAILED;
+            d->source_mark = false;
+            return PROGRESS_EMPTY;
+        }
+        d->moved += (uint32_t)n;
+        sent = send(target_fd(d), copy, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && errno != EAGAIN && errno != EINTR)
+            return PROGRESS_TARGET_FAILED;
+        if (sent > 0)
+            count_bytes(f, d, (uint32_t)sent);
+        if (sent < n) {
+            size_t rest = (size_t)(n - (sent > 0 ? sent : 0));
+
+            /* There is one: the caller has seen to that. It is empty, so it takes a page. */
+            if (pipes_take(&f->pipes, &d->pipe) < 0 ||
+                write(d->pipe.write_fd, copy + n - rest, rest) != (ssize_t)rest)
+                return PROGRESS_TARGET_FAILED;
+            d->held = (uint32_t)rest;
+            return PROGRESS_FULL;
+        }
+        d->bulk = n == sizeof(copy);
+        if (d->bulk)
+            return PROGRESS_SHARE; /* not really: the caller goes on by splice */
+        if (!d->source_fin && !d->source_mark)
+            return PROGRESS_EMPTY; /* that was all there was */
+    }
+    return PROGRESS_SHARE;
+}
+
 static enum progress advance(struct flows *f, struct direction *d)
 {
     enum progress p;
@@ -462,6 +514,13 @@ static enum progress advance(struct flows *f, struct direction *d)
     if (d->pipe.read_fd < 0) {
         if (d->moved >= DIRECTION_TURN_BYTES)
             return PROGRESS_SHARE;
+        if (!d->bulk) {
+            if (pipes_reserve(&f->pipes) < 0)
+                return PROGRESS_NO_PIPE;
+            p = advance_by_copy(f, d);
+            if (!d->bulk)
+                return p;
+        }
         if (pipes_take(&f->pipes, &d->pipe) < 0)
             return PROGRESS_NO_PIPE;
     }
@@ -560,17 +619,24 @@ static int watch(struct flows *f, struct flow *flow, enum side side, int fd)
     return epoll_ctl(f->config.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
+int flow_socket_prepare(int fd)
+{
+    static const int one = 1, idle_s = KEEPALIVE_IDLE_S;
+
+    /* The peer's kernel has gathered what it wanted to. */
+    if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one)) < 0 ||
+        /* A peer that is gone without a word must not keep two descriptors for ever. */
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one)) < 0 ||
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s)) < 0)
+        return -errno;
+    return 0;
+}
+
 static void flow_open(struct flow *flow)
 {
-    static const int one = 1;
-
     link_take_out(&flow->link);
     flow->state = FLOW_STATE_OPEN;
-    for (int i = 0; i < 2; i++) {
-        /* The peer's kernel has gathered what it wanted to; failing costs latency only. */
-        (void)setsockopt(flow->fd[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-        (void)setsockopt(flow->fd[i], SOL_SOCKET, SO_OOBINLINE, &one, sizeof(one));
-    }
 }
 
 static void await_connection(struct flows *f, struct flow *flow, uint32_t connect_ms)
@@ -627,7 +693,7 @@ int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, 
     flow->started_ns = clock_monotonic_ns();
     f->n_flows++;
     /* Adding a socket that is ready is an event: nothing is tried here. */
-    if (is_connected(guest_fd))
+    if (connect_ms == FLOW_CONNECTED || is_connected(guest_fd))
         flow_open(flow);
     else
         await_connection(f, flow, connect_ms);

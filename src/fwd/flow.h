@@ -66,10 +66,15 @@ enum { FLOWS_MAX = 1 << 30 };
 int flows_new(struct flows **ret, const struct flows_config *config);
 struct flows *flows_free(struct flows *f);
 
-/* Starts a flow. @guest_fd may still be connecting (EINPROGRESS): FLOW_REFUSED if that fails, or if it has
- * not succeeded within @connect_ms (0: the kernel's own patience; ETIMEDOUT). Both descriptors are
- * non-blocking and belong to the flow when 0 is returned; -EMFILE, -ENOSPC: no descriptors, table full, and
- * other errors: both stay the caller's. on_end is never called from inside. */
+/* Any thread: the options that a flow's sockets need: no delay, urgent data inline, keepalive. Connections
+ * inherit them from a listener. 0 or a negative errno. */
+int flow_socket_prepare(int fd);
+/* Starts a flow of two sockets that have been prepared. @guest_fd may still be connecting (EINPROGRESS):
+ * FLOW_REFUSED if that fails, or if it has not succeeded within @connect_ms (0: the kernel's own patience;
+ * ETIMEDOUT). Both descriptors are non-blocking and belong to the flow when 0 is returned; -EMFILE, -ENOSPC:
+ * no descriptors, table full, and other errors: both stay the caller's. on_end is never called from inside.
+ */
+#define FLOW_CONNECTED UINT32_MAX
 int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, void *user) RUNS_ON(role_fwd);
 
 /* An event whose data carries tag_base. May call on_end, and on_bytes before it; these may call flow_start().

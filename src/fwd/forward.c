@@ -157,7 +157,8 @@ static int listen_on(const union address *host, const struct forward_spec *spec,
     if (fd < 0)
         return failure(why, -errno, "raise RLIMIT_NOFILE", "cannot make a socket for TCP port %u",
                        address_port(host));
-    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0 &&
+    /* Connections inherit what flow_socket_prepare() sets. */
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) == 0 && flow_socket_prepare(fd) == 0 &&
         (family != AF_INET6 || setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6_only, sizeof(v6_only)) == 0) &&
         bind(fd, &host->sa, address_size(host)) == 0 && listen(fd, BACKLOG) == 0)
         return steal_fd(&fd);
@@ -502,13 +503,8 @@ static void accept_batch(struct forwards *f, uint64_t value) RUNS_ON(role_fwd)
         counter_add_shared(COUNTER_fwd_accept_paused, 1);
         log_limited(&limit, LOG_LEVEL_WARNING, "forward: cannot accept connections for the moment: %m");
     }
-    for (int i = 0; i < n; i++) {
-        static const int one = 1;
-
-        /* A request waits for nobody; failing costs latency only. */
-        (void)setsockopt(fds[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    for (int i = 0; i < n; i++)
         carry(f, fds[i], &listener, 0);
-    }
     tally_unref(listener.tally);
     counter_add_shared(COUNTER_fwd_accepted, (uint64_t)n);
 }

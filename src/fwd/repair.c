@@ -28,6 +28,8 @@
  */
 #include "fwd/repair.h"
 
+#include "fwd/flow.h"
+
 #include "base/bits.h"
 #include "base/cleanup.h"
 
@@ -107,7 +109,7 @@ static int prepare(int fd, const struct repair_spec *spec)
     int r = spec->local.sa.sa_family == AF_INET6 ? option_set(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1)
                                                  : option_set(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
 
-    return r < 0 ? r : option_set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+    return r < 0 ? r : flow_socket_prepare(fd);
 }
 
 int repair_connect_socket(int fd, const struct repair_spec *spec)

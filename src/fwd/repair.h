@@ -41,13 +41,13 @@ struct repair_spec {
     uint32_t mark;
 };
 
-/* On success *@ret is an established, non-blocking, close-on-exec socket with TCP_NODELAY. A negative errno:
- * none was made (-EADDRINUSE: the four-tuple is taken, e.g. in TIME_WAIT; -EPERM; -ENOPROTOOPT: a kernel
- * without it). Fifteen system calls. */
+/* On success *@ret is an established, non-blocking, close-on-exec socket, prepared for a flow (flow.h). A
+ * negative errno: none was made (-EADDRINUSE: the four-tuple is taken, e.g. in TIME_WAIT; -EPERM;
+ * -ENOPROTOOPT: a kernel without it). Fifteen system calls. */
 int repair_connect(const struct repair_spec *spec, int *ret);
 
 /* The same with a socket that is there: @fd is of the right family, in the guest's network namespace, closed
- * (TCP_CLOSE) and non-blocking, with IP_TRANSPARENT and TCP_NODELAY set and any mark. It stays the caller's,
+ * (TCP_CLOSE) and non-blocking, with IP_TRANSPARENT set and any mark. It stays the caller's,
  * who closes it after a failure. */
 int repair_connect_socket(int fd, const struct repair_spec *spec);
 

@@ -336,6 +336,8 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, b
         if (!frame || !admit(e, &packet, &kind, frame, size) || packet.is_fragment)
             return;
     }
+    if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && (packet.tcp_flags & PACKET_TCP_SYN))
+        spin_busy(&e->spin);
     if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && takeable && e->config.take_tcp &&
         e->config.take_tcp(e->config.take_tcp_arg, &packet))
         return;
@@ -636,21 +638,23 @@ static int spin(struct engine *e, struct epoll_event *events, int max) RUNS_ON(r
 static int sleep_for_events(struct engine *e, struct epoll_event *events, int max) RUNS_ON(role_slirp)
 {
     int timeout_ms = sleep_ms(e), n;
-    int64_t begin_ns;
+    int64_t begin_ns = clock_monotonic_ns();
+    bool busy = begin_ns < e->spin.until_ns;
 
-    if (e->spin.window_ns > 0 && timeout_ms != 0 && (n = spin(e, events, max)) != 0)
+    if (busy && e->spin.window_ns > 0 && timeout_ms != 0 && (n = spin(e, events, max)) != 0)
         return n;
     wakeup_prepare(&e->wake);
     if (e->guest.turn)
         e->guest.prepare(e->guest.arg);
     if (has_work(e))
         timeout_ms = 0;
-    begin_ns = clock_monotonic_ns();
+    if (busy)
+        begin_ns = clock_monotonic_ns();
     n = epoll_wait(e->descriptors.epoll_fd, events, max, timeout_ms);
     wakeup_cancel(&e->wake);
     if (e->guest.turn)
         e->guest.cancel(e->guest.arg);
-    if (timeout_ms != 0)
+    if (busy && timeout_ms != 0)
         spin_slept(&e->spin, clock_monotonic_ns() - begin_ns);
     return n;
 }

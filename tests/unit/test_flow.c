@@ -333,6 +333,8 @@ static void start_asked(struct worker *w) RUNS_ON(role_fwd)
 
         if (!r->asked || r->answered)
             continue;
+        if (flow_socket_prepare(r->host_fd) < 0 || flow_socket_prepare(r->guest_fd) < 0)
+            abort();
         r->result = flow_start(w->flows, r->host_fd, r->guest_fd, r->connect_ms, r);
         r->answered = true;
         pthread_cond_broadcast(&w->changed);
