@@ -55,7 +55,8 @@ const char *userns_hint_at(int error, const char *proc_sys)
     if (read_number(proc_sys, "kernel/unprivileged_userns_clone") == 0)
         return "ordinary users may not make them: as root, sysctl kernel.unprivileged_userns_clone=1";
     if (read_number(proc_sys, "kernel/apparmor_restrict_unprivileged_userns") == 1)
-        return "AppArmor gives no capabilities in them: install this program's profile, or as root "
+        return "AppArmor gives no capabilities in them (Ubuntu's profile is for /usr/bin/slirp4netns): as "
+               "root, "
                "sysctl kernel.apparmor_restrict_unprivileged_userns=0";
     return "a container's seccomp profile or a security module may forbid it, or the root directory is a "
            "chroot";
