@@ -29,7 +29,7 @@ enum {
     EVENTS_MAX = 128,
     GIVEN_MAX = 1024,
     TABLE_MAX = 65536,      /* flows of one worker */
-    PIPE_SIZE = 512 * 1024, /* bytes; pipe-user-pages-soft (64 MiB) is for all pipes of a user */
+    PIPE_SIZE = 256 * 1024, /* bytes; pipe-user-pages-soft (64 MiB) is for all pipes of a user */
     PIPES_MAX = 16,         /* idle ones kept by one worker */
     WORKERS_MAX = 4,
     CPUS_PER_WORKER = 2,
