@@ -31,7 +31,7 @@ def start(world, *args, **kwargs):
 
 
 @pytest.mark.parametrize("mtu", [576, 1500, 65520])
-@pytest.mark.parametrize("args", [[], ["--enable-sandbox", "--enable-seccomp"]])
+@pytest.mark.parametrize("args", [[], ["--enable-seccomp"], ["--enable-sandbox", "--enable-seccomp"]])
 def test_bulk_does_not_touch_the_tap(world, mtu, args):
     slirp = start(world, f"--mtu={mtu}", *args)
     world.remote.peer("tcp_sink", REMOTE4, 7000)
