@@ -2,15 +2,15 @@
 /*
  * spin.h - how long to look for work before sleeping
  *
- * Waking a thread that sleeps on another CPU costs some 20 us in a virtual machine, on both sides; the packets of a
- * new connection follow each other faster than that. So for SPIN_BUSY_NS after something that others will follow
- * (spin_busy()) a loop that has slept only shortly looks a little longer the next time, and one that has looked for
- * nothing looks shorter, down to not at all: as the kernel does for virtual CPUs
- * (Documentation/virt/kvm/halt-polling.rst). Between looks the thread yields, so that it takes no time from another one
- * that could run on its CPU.
+ * Waking a thread that sleeps on another CPU costs some 20 us in a virtual machine, on both sides; the
+ * packets of a new connection follow each other faster than that. So for SPIN_BUSY_NS after something that
+ * others will follow (spin_busy()) a loop that has slept only shortly looks a little longer the next time,
+ * and one that has looked for nothing looks shorter, down to not at all: as the kernel does for virtual CPUs
+ * (Documentation/virt/kvm/halt-polling.rst). Between looks the thread yields, so that it takes no time from
+ * another one that could run on its CPU.
  *
- * Not always: a thread that spins keeps its CPU from the two that it talks with. Requests and answers on a connection
- * that exists took 10 % longer that way, since all three share one CPU otherwise.
+ * Not always: a thread that spins keeps its CPU from the two that it talks with. Requests and answers on a
+ * connection that exists took 10 % longer that way, since all three share one CPU otherwise.
  *
  * One thread owns a spin. bench/README.md has the figures.
  */
