@@ -547,6 +547,10 @@ static int start(struct program *p, struct failure *why)
         }
         return r;
     }
+    if ((r = privileges_close(why)) < 0) {
+        closep(&link.fd);
+        return r;
+    }
     /* The watch needs /proc for as long as it runs, which would be a way out of the sandbox. */
     if (o->target == TARGET_PID && !o->sandbox && !o->run)
         target_watch_init(&p->target, o->pid);
@@ -569,7 +573,7 @@ static int start(struct program *p, struct failure *why)
         return r;
     }
     report_choices(p);
-    if ((r = api_open(p, why)) < 0 || (o->sandbox && (r = sandbox_enter(why)) < 0) ||
+    if ((r = api_open(p, why)) < 0 || (r = o->sandbox ? sandbox_enter(why) : privileges_drop(why)) < 0 ||
         (r = threads_start(p, why)) < 0 || (o->seccomp && (r = seccomp_enter(why)) < 0))
         return r;
     fflush(stdout);

@@ -13,6 +13,7 @@
  */
 #include "cli/sandbox.h"
 
+#include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "cli/userns.h"
@@ -26,6 +27,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -218,10 +220,51 @@ static int new_root(struct failure *why)
     return 0;
 }
 
+int privileges_close(struct failure *why)
+{
+    static const struct rlimit no_core = {.rlim_cur = 0, .rlim_max = 0};
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+        return failure(why, -errno, NULL, "no_new_privs");
+    if (setrlimit(RLIMIT_CORE, &no_core) < 0)
+        log_warning("core dumps, which would hold what the guest has sent, stay possible: %m");
+    return 0;
+}
+
+int privileges_drop(struct failure *why)
+{
+    static const int needed[] = {
+        CAP_NET_BIND_SERVICE, /* forwards from low ports, at any time */
+        CAP_NET_ADMIN,        /* the guest's side of diverted connections */
+        CAP_NET_RAW,          /* echo requests where the group may not make ping sockets */
+        CAP_SYS_RESOURCE,     /* pipes beyond the limit of ordinary users */
+        CAP_DAC_OVERRIDE,     /* the API socket may lie in somebody else's directory */
+        CAP_DAC_READ_SEARCH,  /* resolv.conf likewise */
+        CAP_SYS_PTRACE,       /* is anybody left in the guest's namespace? */
+        CAP_KILL,             /* the command of --run */
+    };
+    int kept[ARRAY_SIZE(needed)];
+    unsigned n = 0;
+
+    if (capng_get_caps_process() < 0)
+        return failure(why, -EPERM, NULL, "cannot read the capabilities");
+    if (capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_NONE)
+        return 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(needed); i++) {
+        if (capng_have_capability(CAPNG_PERMITTED, (unsigned)needed[i]))
+            kept[n++] = needed[i];
+    }
+    capng_clear(CAPNG_SELECT_CAPS);
+    for (unsigned i = 0; i < n; i++)
+        (void)capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, (unsigned)kept[i]); /* it exists */
+    /* The bounding set matters to execve(2) only, and gives nothing there after no_new_privs. */
+    if (capng_apply(CAPNG_SELECT_CAPS) < 0)
+        return failure(why, -EPERM, NULL, "cannot drop capabilities");
+    return 0;
+}
+
 static int drop_capabilities(struct failure *why)
 {
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-        return failure(why, -errno, NULL, "sandbox: no_new_privs");
     capng_clear(CAPNG_SELECT_ALL);
     if (capng_updatev(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED | CAPNG_INHERITABLE | CAPNG_BOUNDING_SET,
                       CAP_NET_BIND_SERVICE, -1) < 0 ||

@@ -717,6 +717,54 @@ def arp_query(interface, target):
     say(mac=None)
 
 
+def checksum(data):
+    if len(data) % 2:
+        data += b"\0"
+    total = sum(struct.unpack("!%dH" % (len(data) // 2), data))
+    while total >> 16:
+        total = (total & 0xffff) + (total >> 16)
+    return ~total & 0xffff
+
+
+def make_frame(mac, src, dst, proto, l4):
+    """An Ethernet frame to libslirp with an IP packet; @l4 has its checksum field at 0 (TCP: 16, UDP: 6)."""
+    v6 = ":" in dst
+    src_b, dst_b = (socket.inet_pton(family_of(dst), a) for a in (src, dst))
+    pseudo = src_b + dst_b + (struct.pack("!IHBB", len(l4), 0, 0, proto) if v6 else struct.pack("!BBH", 0, proto, len(l4)))
+    at = {6: 16, 17: 6}[proto]
+    l4 = l4[:at] + struct.pack("!H", checksum(pseudo + l4) or 0xffff) + l4[at + 2:]
+    if v6:
+        ip = struct.pack("!IHBB", 0x60000000, len(l4), proto, 64) + src_b + dst_b
+        return b"\x52\x56\0\0\0\x02" + mac + b"\x86\xdd" + ip + l4
+    ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(l4), 1, 0, 64, proto, 0) + src_b + dst_b
+    ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
+    return b"\x52\x55\x0a\0\x02\x02" + mac + b"\x08\0" + ip + l4
+
+
+def tcp_header(source_port, port, flags, seq=1000, ack=0, window=65535):
+    return struct.pack("!HHIIBBHHH", source_port, port, seq, ack, 0x50, flags, window, 0, 0)
+
+
+def raw_sweep(interface, port, source4, *destinations):
+    """A SYN and a datagram to each destination, by hand: no routing of the guest's stands in between."""
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    s.bind((interface, 0))
+    mac = s.getsockname()[4]
+    for i, dst in enumerate(destinations):
+        src = "fd00::1234" if ":" in dst else source4
+        udp = struct.pack("!HHHH", 42000 + i, int(port), 8 + 5, 0) + b"sweep"
+        s.send(make_frame(mac, src, dst, 6, tcp_header(42000 + i, int(port), 2)))
+        s.send(make_frame(mac, src, dst, 17, udp))
+    say(sent=len(destinations))
+
+
+def client_source(addr, port, proto):
+    """What address does the echo see? It is the server that says it; here only that the way works."""
+    if proto == "tcp":
+        return client_echo(addr, port, "x")
+    return client_udp(addr, port)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](*sys.argv[2:])
     sys.stdout.flush()

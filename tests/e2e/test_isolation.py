@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the guest and others must not reach, on every path and by both families.
+
+The witnesses are servers on the host: whatever way a packet takes, it has arrived if one of them hears of it.
+"""
+
+import os
+import pwd
+
+import pytest
+from harness import AS, DNS4, DNS6, GATEWAY4, GATEWAY6, IN_USERNS, PYTHON, REMOTE4, REMOTE6, SANITIZER, run
+from test_tcp import start
+
+pytestmark = pytest.mark.extension
+
+PATHS = {"libslirp": ["--divert=off"], "divert": ["--divert=on"]}
+paths = pytest.mark.parametrize("path", list(PATHS))
+QUIET_S = 0.5 * (4 if SANITIZER else 1)  # a witness on the same machine hears at once
+
+# Every name for the host's loopback that somebody may think of, and what an implementation may take for one.
+LOOPBACK4 = [GATEWAY4, "10.0.2.77", "10.0.2.255", "255.255.255.255", "127.0.0.1", "127.1.2.3", "127.255.255.255",
+             "0.0.0.0", "0.1.2.3", "224.0.0.1", "239.1.2.3", "169.254.1.1", DNS4]
+LOOPBACK6 = [GATEWAY6, "fd00::77", "::1", "::", "::ffff:127.0.0.1", "::127.0.0.1", "::ffff:0.0.0.0", "::ffff:0:127.0.0.1",
+             "64:ff9b::127.0.0.1", "2002:7f00:1::1", "fe80::1", "fe80::2", "ff02::1", "ff01::1", "ff05::1", DNS6]
+
+
+def loopback_witnesses(world):
+    return [world.host.peer(what, addr, 7000)
+            for addr in ("127.0.0.1", "127.1.2.3", "::1") for what in ("tcp_echo", "udp_echo")]
+
+
+def heard(witnesses):
+    return [w.process.args[-3:] for w in witnesses
+            if any(e.get("event") in ("accepted", "datagram") for e in w.lines(QUIET_S / len(witnesses)))]
+
+
+def barrier(world):
+    """What was sent before has been dealt with when a later connection works."""
+    world.remote.peer("tcp_echo", REMOTE4, 7001)
+    assert world.guest.client("echo", REMOTE4, 7001, "x")["reply"] == "x"
+
+
+@paths
+@pytest.mark.parametrize("destinations", [LOOPBACK4, LOOPBACK6], ids=["v4", "v6"])
+def test_no_name_of_the_hosts_loopback_reaches_it(world, path, destinations):
+    slirp = start(world, *PATHS[path], "--disable-host-loopback", v6=True)
+    witnesses = loopback_witnesses(world)
+    world.guest.do("raw_sweep", "tap0", 7000, "10.0.2.100", *destinations)
+    barrier(world)
+    assert heard(witnesses) == []
+    assert slirp.process.poll() is None
+
+
+@paths
+@pytest.mark.parametrize("destinations", [LOOPBACK4, LOOPBACK6], ids=["v4", "v6"])
+def test_without_the_option_the_witnesses_hear(world, path, destinations):
+    """The test above can fail: the same packets arrive when they may."""
+    start(world, *PATHS[path], v6=True)
+    witnesses = loopback_witnesses(world)
+    world.guest.do("raw_sweep", "tap0", 7000, "10.0.2.100", *destinations)
+    barrier(world)
+    assert {args[0] for args in heard(witnesses)} == {"tcp_echo", "udp_echo"}
+
+
+@paths
+@pytest.mark.parametrize("guest_addr", ["127.0.0.1", GATEWAY4, "0.0.0.0", DNS4, "255.255.255.255", "::1", GATEWAY6])
+def test_a_forward_does_not_lead_back_to_the_hosts_loopback(world, path, guest_addr):
+    slirp = world.start(*PATHS[path], "--disable-host-loopback", "--enable-ipv6", api=True)
+    witnesses = loopback_witnesses(world)
+    for proto in ("tcp", "udp"):
+        slirp.api("add_hostfwd", proto=proto, host_addr="127.0.0.1", host_port=8000, guest_addr=guest_addr,
+                  guest_port=7000)  # refusing it is fine, too
+    world.host.client("connect", "127.0.0.1", 8000, 2)
+    world.host.client("udp", "127.0.0.1", 8000, 5, 0.3)
+    assert heard(witnesses) == []
+
+
+@paths
+def test_disable_dns_closes_the_dns_address_altogether(world, path):
+    for addr in (f"addr add {DNS4}/32 dev lo", f"addr add {DNS6}/128 dev lo nodad"):
+        world.host.ip(addr)
+    witnesses = [world.host.peer(what, addr, 53) for addr in ("127.0.0.1", "::1", DNS4, DNS6)
+                 for what in ("tcp_echo", "udp_echo")]
+    start(world, *PATHS[path], "--disable-dns", v6=True)
+    world.guest.do("raw_sweep", "tap0", 53, "10.0.2.100", DNS4, DNS6)
+    barrier(world)
+    assert heard(witnesses) == []
+
+
+@paths
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+@pytest.mark.parametrize("remote,outbound,option", [
+    (REMOTE4, "203.0.113.77", "--outbound-addr"), (REMOTE6, "2001:db8:1::77", "--outbound-addr6")], ids=["v4", "v6"])
+def test_outbound_addr_is_the_only_source(world, path, proto, remote, outbound, option):
+    world.host.ip(f"addr add {outbound}/{'64 dev net0 nodad' if ':' in outbound else '24 dev net0'}")
+    server = world.remote.peer(f"{proto}_echo", remote, 7000)
+    start(world, *PATHS[path], f"{option}={outbound}", v6=True)
+    world.guest.client("source", remote, 7000, proto)
+    assert server.event("accepted" if proto == "tcp" else "datagram")["peer"] == outbound
+
+
+@paths
+def test_the_programs_own_addresses_are_never_the_hosts(world, path):
+    """With --cidr gateway and DNS address move; a host that happens to have those addresses is not to be reached by them."""
+    own = ["192.168.77.2", "192.168.77.3"]
+    world.host.ip(*[f"addr add {addr}/32 dev net0" for addr in own])
+    witnesses = [world.host.peer(what, addr, 7000) for addr in own for what in ("tcp_echo", "udp_echo")]
+    start(world, *PATHS[path], "--cidr=192.168.77.0/24", "--disable-host-loopback")
+    world.guest.do("raw_sweep", "tap0", 7000, "192.168.77.100", *own, "192.168.77.255")
+    barrier(world)
+    assert heard(witnesses) == []
+
+
+@pytest.mark.skipif(IN_USERNS or os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_reaches_nothing(world):
+    slirp = world.start("--enable-sandbox", "--enable-seccomp", api=True)
+    other = pwd.getpwnam("nobody")
+    code = f"""
+import os, socket
+def may(what):
+    try:
+        what()
+        return True
+    except PermissionError:
+        return False
+s = socket.socket(socket.AF_UNIX)
+print([name for name, what in {{
+    "api": lambda: s.connect({str(slirp.api_path)!r}),
+    "descriptors": lambda: os.listdir("/proc/{slirp.pid}/fd"),
+    "memory": lambda: open("/proc/{slirp.pid}/mem", "rb"),
+    "signal": lambda: os.kill({slirp.pid}, 0),
+    "namespace": lambda: os.readlink("/proc/{slirp.pid}/ns/net"),
+}}.items() if may(what)])
+"""
+    done = run([*world.host.enter, "setpriv", f"--reuid={other.pw_uid}", f"--regid={other.pw_gid}", "--clear-groups",
+                "--inh-caps=-all", "--bounding-set=-all", PYTHON, "-c", code])
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+    assert slirp.api("list_hostfwd")["entries"] == []
+
+
+# ---- the program itself ----
+
+def test_no_new_privileges_and_no_core_dumps(world):
+    slirp = world.start()
+    assert {slirp.status(tid)["NoNewPrivs"] for tid in slirp.threads()} == {"1"}
+    limits = open(f"/proc/{slirp.pid}/limits", encoding="utf-8").read()
+    line = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+    assert line.split()[4:6] == ["0", "0"]
+
+
+# capabilities(7)
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_NET_BIND_SERVICE, CAP_NET_ADMIN = 1, 2, 5, 10, 12
+CAP_NET_RAW, CAP_SYS_PTRACE, CAP_SYS_RESOURCE = 13, 19, 24
+
+
+@pytest.mark.parametrize("args,allowed", [
+    ([], [CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_KILL, CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW,
+          CAP_SYS_PTRACE, CAP_SYS_RESOURCE]),
+    (["--enable-sandbox"], [CAP_NET_BIND_SERVICE])], ids=["default", "sandbox"])
+def test_capabilities_are_dropped_in_every_thread(world, args, allowed):
+    slirp = world.start(*args, api=True)
+    for tid in slirp.threads():
+        status = slirp.status(tid)
+        for name in ("CapEff", "CapPrm", "CapInh", "CapAmb"):
+            extra = int(status[name], 16) & ~sum(1 << c for c in allowed)
+            assert extra == 0, f"{name} of {status['Name']} has {extra:#x} too many"
+
+
+@pytest.mark.skipif(AS != "root", reason="an ordinary user may not use low ports")
+def test_low_ports_can_be_forwarded_after_the_drop(world):
+    slirp = world.start(api=True)
+    slirp.forward("tcp", 80, 7000)
+    slirp.forward("udp", 53, 7001)
+    world.guest.peer("tcp_echo", "0.0.0.0", 7000)
+    assert world.host.client("echo", "127.0.0.1", 80, "low")["reply"] == "low"
