@@ -83,7 +83,9 @@ int sandbox_join(const struct options *o, struct failure *why)
     int signal = death_signal_get(), r = 0;
     char buffer[64];
 
-    if (geteuid() == 0)
+    /* Id 0 alone is not enough: root of a container has it, but may mount nothing. */
+    if (geteuid() == 0 && capng_get_caps_process() == 0 &&
+        capng_have_capability(CAPNG_EFFECTIVE, CAP_SYS_ADMIN))
         return 0;
     if (!path && o->target == TARGET_PID) {
         snprintf(buffer, sizeof(buffer), "/proc/%d/ns/user", o->pid);

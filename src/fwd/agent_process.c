@@ -15,8 +15,9 @@
  * Then one loop: the parent's requests, and notices of the kernel. Notices are only a reason to look at
  * everything again, COALESCE_MS apart and never for more than a tenth of the time, because the guest may make
  * as many as it likes. Sending to the parent may wait: there is nothing else to do, and the parent never
- * waits for us. End of the socket is the orderly end: the rules are removed. A parent that crashed takes us
- * along by SIGKILL; what is left then is harmless and recognised by the next run.
+ * waits for us. End of the socket is the end, whether the parent has closed it or was killed: the rules are
+ * removed. The parent-death signal only sees to it that this does not take longer than LAST_S. What is left
+ * when we are killed ourselves is harmless and recognised by the next run.
  */
 #include "fwd/agent_net.h"
 #include "fwd/sock_diag.h"
@@ -62,6 +63,7 @@ enum {
     FD_GUESS_MAX = 65536, /* closed one by one where nothing tells which are open */
     COALESCE_MS = 20,
     RETRY_MS = 1000, /* after a look that failed */
+    LAST_S = 2,      /* to tidy up when the parent was killed */
 };
 
 struct process {
@@ -314,6 +316,13 @@ static void run(struct process *p)
 
 /* ---- set-up ---- */
 
+/* The end of the socket is noticed as well; but nothing may make us outlive the parent for long. */
+static void parent_died(int number)
+{
+    (void)number;
+    alarm(LAST_S); /* SIGALRM has its default action */
+}
+
 /* Like a new process, except that a terminal, or a service manager that signals everybody, does not end us
  * before the parent: it may still have use for the agent while it shuts down. */
 static void signals_reset(void)
@@ -325,6 +334,7 @@ static void signals_reset(void)
         signal(i, SIG_DFL); /* EINVAL for those that have no other */
     for (unsigned i = 0; i < ARRAY_SIZE(ignored); i++)
         signal(ignored[i], SIG_IGN);
+    signal(SIGUSR1, parent_died);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
@@ -415,7 +425,7 @@ static int privileges_drop(pid_t parent_pid, struct failure *why)
                        "the user namespace that owns the network namespace was not joined: give a PID, or "
                        "--userns-path",
                        "the agent does not have CAP_NET_ADMIN");
-    if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGKILL) < 0)
+    if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGUSR1) < 0)
         return failure(why, -errno, NULL, "the agent's prctl");
     /* The parent may have ended before that; 0: it is in another PID namespace, and only its end of the
      * socket will tell. */
@@ -454,6 +464,8 @@ static int filter_fill(scmp_filter_ctx filter)
         "clock_gettime",
         "exit",
         "exit_group",
+        "alarm",
+        "setitimer",
         "rt_sigreturn",
         "sigreturn",
         "restart_syscall",

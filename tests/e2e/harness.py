@@ -75,10 +75,14 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = DEADLINE_
 
 
 def identity() -> list[str]:
-    """The prefix that makes a command run as the one who starts the program."""
+    """The prefix that makes a command run as the one who starts the program.
+
+    Root of a user namespace may make another one with himself in it only with CAP_SETFCAP (user_namespaces(7), Linux
+    5.12), which an ordinary user does not need: the one capability that is kept there.
+    """
     if AS == "root":
         return []
-    drop = ["--inh-caps=-all", "--bounding-set=-all"]
+    drop = ["--inh-caps=-all", "--bounding-set=-all" + (",+setfcap" if IN_USERNS else "")]
     if IN_USERNS:
         return ["setpriv", *drop]
     user = pwd.getpwnam(USER)

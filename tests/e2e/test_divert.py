@@ -4,6 +4,7 @@
 import contextlib
 import os
 import pathlib
+import signal
 import socket
 import time
 
@@ -261,8 +262,20 @@ def test_outbound_address_and_hosts_own_address(world):
     assert stats(slirp)["divert_flows"] == 2
 
 
-def test_nothing_is_left_in_the_guest_even_after_sigkill(world):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["term", "kill"])
+def test_nothing_is_left_in_the_guest(world, number):
+    """Not even after SIGKILL: the table goes with its socket, and the agent has the time to tidy up."""
     slirp = start(world)
-    slirp.process.kill()
+
+    def added():
+        return {(argv[1], line) for argv in (["ip", "-4", "rule"], ["ip", "-6", "rule"], ["ip", "-4", "route", "show", "table", "all"],
+                                          ["ip", "-6", "route", "show", "table", "all"], ["nft", "list", "tables"])
+                for line in world.guest.run(*argv).stdout.splitlines()
+                if "21324" in line or "0x534c0000" in line or "slirp4netns_" in line}
+
+    wait_for("both families are there", lambda: len(added()) == 2 * 4 + 1)
+    agent = agent_pid(slirp)
+    slirp.process.send_signal(number)
     slirp.wait()
-    wait_for("the table is gone", lambda: "slirp4netns_" not in world.guest.run("nft", "list", "tables").stdout)
+    wait_for("everything is gone", lambda: not added())
+    wait_for("so is the agent", lambda: not os.path.exists(f"/proc/{agent}"))

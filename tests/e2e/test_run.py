@@ -178,7 +178,7 @@ def replace_etc(world, target, real=None):
     world.host.run("sh", "-c", """
         set -e
         mkdir "$1/etc"
-        cp -p /etc/passwd /etc/group /etc/nsswitch.conf /etc/ld.so.cache "$1/etc/"
+        cp /etc/passwd /etc/group /etc/nsswitch.conf /etc/ld.so.cache "$1/etc/"
         ln -s "$2" "$1/etc/resolv.conf"
         chmod 0755 "$1/etc"
         mount --bind "$1/etc" /etc

@@ -1054,9 +1054,7 @@ static void test_agent_dies_with_its_parent(void **state)
         assert_true(clock_monotonic_ns() < deadline_ns);
         usleep(2000);
     }
-    /* It may have had the time to tidy up, or for a part of it, or not. */
-    assert_int_equal(in_guest(remove_inside, NULL), 0);
-    assert_int_equal(in_guest(count_inside, NULL), 0);
+    assert_int_equal(in_guest(count_inside, NULL), 0); /* it has tidied up */
 }
 
 static void test_failure_has_a_sentence(void **state)
