@@ -18,6 +18,7 @@
 #include "cli/interface.h"
 #include "cli/namespace.h"
 #include "cli/options.h"
+#include "cli/text.h"
 #include "cli/userns.h"
 #include "fwd/agent_net.h"
 #include "fwd/nft.h"
@@ -179,24 +180,6 @@ say(enum state state, const char *name, const char *cost, const char *fix, const
     return state;
 }
 
-/* The @index-th number in @path (from 0); -1: there is none. */
-static long long read_number(const char *path, unsigned index)
-{
-    FILE *file = fopen(path, "re");
-    long long n = -1;
-
-    if (!file)
-        return -1;
-    for (unsigned i = 0; i <= index; i++) {
-        if (fscanf(file, "%lld", &n) != 1) {
-            n = -1;
-            break;
-        }
-    }
-    fclose(file);
-    return n;
-}
-
 static const char *device_fix(int code)
 {
     return code == -EACCES ? "as root: chmod 0666 /dev/net/tun"
@@ -240,7 +223,7 @@ static enum state say_uring(void)
 {
     struct io_uring ring;
     int r = io_uring_queue_init(4, &ring, 0);
-    long long disabled = read_number("/proc/sys/kernel/io_uring_disabled", 0);
+    long long disabled = text_file_number("/proc/sys/kernel/io_uring_disabled", 0);
 
     if (r == 0) {
         io_uring_queue_exit(&ring);
@@ -304,8 +287,8 @@ static enum state say_ping(void)
     return say(STATE_LESS, "ping", "the guest's ping is answered by gateway and DNS address only",
                "as root: sysctl net.ipv4.ping_group_range=\"0 2147483647\"",
                "%s (net.ipv4.ping_group_range=%lld %lld)", strerror(error),
-               read_number("/proc/sys/net/ipv4/ping_group_range", 0),
-               read_number("/proc/sys/net/ipv4/ping_group_range", 1));
+               text_file_number("/proc/sys/net/ipv4/ping_group_range", 0),
+               text_file_number("/proc/sys/net/ipv4/ping_group_range", 1));
 }
 
 static enum state say_descriptors(void)
@@ -322,7 +305,7 @@ static enum state say_descriptors(void)
 
 static enum state say_pipes(void)
 {
-    long long pages = read_number("/proc/sys/fs/pipe-user-pages-soft", 0);
+    long long pages = text_file_number("/proc/sys/fs/pipe-user-pages-soft", 0);
     bool enough = pages <= 0 || pages >= PIPE_PAGES_ENOUGH || geteuid() == 0;
 
     return say(enough ? STATE_OK : STATE_LESS, "pipes",
@@ -336,7 +319,7 @@ static enum state say_pipes(void)
 
 static enum state say_tcp_rmem(void)
 {
-    long long bytes = read_number("/proc/sys/net/ipv4/tcp_rmem", 2);
+    long long bytes = text_file_number("/proc/sys/net/ipv4/tcp_rmem", 2);
 
     if (bytes < 0)
         return say(STATE_OK, "TCP windows", NULL, NULL, "net.ipv4.tcp_rmem is not shown here");
@@ -348,7 +331,7 @@ static enum state say_tcp_rmem(void)
 
 static enum state say_low_ports(void)
 {
-    long long first = read_number("/proc/sys/net/ipv4/ip_unprivileged_port_start", 0);
+    long long first = text_file_number("/proc/sys/net/ipv4/ip_unprivileged_port_start", 0);
 
     if (geteuid() == 0 || first < 0)
         return say(STATE_OK, "low ports", NULL, NULL, "can be forwarded");

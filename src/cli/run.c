@@ -42,12 +42,12 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "cli/text.h"
 #include "cli/userns.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <net/if.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -203,22 +203,31 @@ static void hurry_ipv6(void)
         errno = 0; /* then it takes a second */
 }
 
-/* ipv6(7), /proc/net/if_inet6: address, index, prefix length, scope (00: global), flags (40: tentative),
- * name.
- */
+/* ipv6(7), /proc/net/if_inet6, all in hexadecimal: address, index, prefix length, scope (0: global), flags
+ * (0x40: tentative), and the name. */
+static bool is_ipv6_address_of(const char *line, const char *interface)
+{
+    const char *at = strchr(line, ' ');
+    long long index, prefix, scope, flags;
+
+    if (!at || !text_number(&at, 16, &index) || !text_number(&at, 16, &prefix) ||
+        !text_number(&at, 16, &scope) || !text_number(&at, 16, &flags))
+        return false;
+    at += strspn(at, " ");
+    return scope == 0 && (flags & 0x40) == 0 && strcmp(at, interface) == 0;
+}
+
 static bool has_ipv6_address(const char *interface)
 {
-    FILE *file = fopen("/proc/self/net/if_inet6", "re");
-    unsigned scope, flags;
-    char name[IFNAMSIZ];
-    bool found = false;
+    char table[4096], *save = NULL;
 
-    if (!file)
+    if (text_read("/proc/self/net/if_inet6", table, sizeof(table)) < 0)
         return true; /* there will be none */
-    while (!found && fscanf(file, "%*s %*x %*x %x %x %15s", &scope, &flags, name) == 3)
-        found = scope == 0 && (flags & 0x40) == 0 && strcmp(name, interface) == 0;
-    fclose(file);
-    return found;
+    for (char *line = strtok_r(table, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        if (is_ipv6_address_of(line, interface))
+            return true;
+    }
+    return false;
 }
 
 static void wait_for_ipv6(const struct options *o)

@@ -13,31 +13,21 @@
 #include "cli/userns.h"
 
 #include "base/cleanup.h"
+#include "cli/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
 enum { MAP_SIZE_MAX = 4096 }; /* the kernel takes at most a page */
 
-/* The number in a sysctl's file; -1: there is none. */
-static long read_number(const char *proc_sys, const char *name)
+static long long read_number(const char *proc_sys, const char *name)
 {
     char path[256];
-    FILE *file;
-    long n = -1;
 
     snprintf(path, sizeof(path), "%s/%s", proc_sys, name);
-    file = fopen(path, "re");
-    if (!file)
-        return -1;
-    if (fscanf(file, "%ld", &n) != 1)
-        n = -1;
-    fclose(file);
-    return n;
+    return text_file_number(path, 0);
 }
 
 const char *userns_hint_at(int error, const char *proc_sys)
@@ -83,18 +73,17 @@ static int write_all(const char *path, const char *text)
 /* Every id of our own namespace as itself: the ids are the first column, "inside outside count". */
 static int read_identity_map(const char *path, char ret[MAP_SIZE_MAX])
 {
-    FILE *file = fopen(path, "re");
-    uint32_t inside, outside, count;
-    int n = 0;
+    char map[MAP_SIZE_MAX];
+    const char *at = map;
+    long long inside, outside, count;
+    ssize_t r = text_read(path, map, sizeof(map));
+    size_t n = 0;
 
-    if (!file)
-        return -errno;
-    ret[0] = '\0';
-    while (n < MAP_SIZE_MAX &&
-           fscanf(file, "%" SCNu32 " %" SCNu32 " %" SCNu32, &inside, &outside, &count) == 3)
-        n += snprintf(ret + n, (size_t)(MAP_SIZE_MAX - n), "%" PRIu32 " %" PRIu32 " %" PRIu32 "\n", inside,
-                      inside, count);
-    fclose(file);
+    if (r < 0)
+        return (int)r;
+    while (n < MAP_SIZE_MAX && text_number(&at, 10, &inside) && text_number(&at, 10, &outside) &&
+           text_number(&at, 10, &count))
+        n += (size_t)snprintf(ret + n, MAP_SIZE_MAX - n, "%lld %lld %lld\n", inside, inside, count);
     return n > 0 && n < MAP_SIZE_MAX ? 0 : -E2BIG;
 }
 
