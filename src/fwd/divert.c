@@ -668,7 +668,9 @@ static void handle_syn(struct divert *d, const struct syn *s) RUNS_ON(role_fwd)
     case STATE_SLIRP:
         d->config.inject(d->config.arg, s->frame, s->size);
         return;
-    case STATE_LINGER: /* the guest uses the port again */
+    case STATE_LINGER: /* the guest uses the port again, unless it is a repetition that was long on its way */
+        if (handshake_sequence(&p) == e->spec.peer_isn)
+            return;
         if (!undivert(d, e))
             return; /* the guest repeats its SYN */
         entry_free(d, e);
