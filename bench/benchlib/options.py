@@ -18,7 +18,7 @@ MINUTES_FULL, MINUTES_QUICK = 40.0, 2.6
 ROUNDS_FULL, ROUNDS_QUICK = 5, 3
 SMOKE_SECONDS = 0.1
 SMOKE_PATIENCE_S = 4.0
-BUSY_LOOK_S, BUSY_MAX = 1.0, 0.15
+BUSY_LOOK_S, BUSY_LOOKS, BUSY_MAX = 1.0, 5, 0.15
 TOOLS = {"slirp4netns": "the reference", "pasta": "a peer", "rootlesskit": "a peer", "nft": "nested containers",
          "gnuplot": "pictures", "ip": "the network", "unshare": "namespaces", "cc": "the load generator"}
 
@@ -132,11 +132,21 @@ def prepare(options):
         if subprocess.run(["bash", "-e", "-c", script, "compare"], stdout=2, check=False).returncode != 0:
             return "the program could not be built; see above"
     if not options.smoke:
-        options.busy = busy_share(BUSY_LOOK_S)
+        options.busy = min_until(BUSY_MAX, BUSY_LOOKS, lambda: busy_share(BUSY_LOOK_S))
         if options.busy > BUSY_MAX and not options.force:
             return (f"{options.busy:.0%} of this machine is busy with something else: figures would be worth nothing."
                     " End that, or measure nevertheless with --force")
     return None
+
+
+def min_until(enough, times, look):
+    """The lowest of several looks; the first one that is low enough is the last."""
+    lowest = look()
+    for _ in range(times - 1):
+        if lowest <= enough:
+            break
+        lowest = min(lowest, look())
+    return lowest
 
 
 def search_path():

@@ -96,7 +96,8 @@ def result(rounds, unavailable, options, started, load_before):
     names = [program["name"] for program in rounds.programs]
     return {
         "format": FORMAT, "mode": options.mode, "started": started, "finished": utc_now(),
-        "settings": {"rounds": options.rounds, "seconds": [round(s, 3) for s in rounds.seconds],
+        "settings": {"rounds": len(rounds.seconds), "rounds_wanted": options.rounds,
+                     "seconds": [round(s, 3) for s in rounds.seconds],
                      "minutes": options.minutes, "ready_starts": READY_STARTS,
                      "idle_settle_seconds": IDLE_SETTLE_S, "idle_seconds": IDLE_S},
         "machine": machine(rounds.world, load_before),
@@ -141,7 +142,8 @@ def facts(result):
         yield f"{entry['program']}: UNAVAILABLE: {' / '.join(entry['reason'].splitlines())}"
     low, high = min(settings["seconds"]), max(settings["seconds"])
     length = f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
-    yield (f"{settings['rounds']} rounds, interleaved, {length} s a load; medians; ratios are medians of the ratios"
+    wanted = "" if settings["rounds"] == settings["rounds_wanted"] else f" of {settings['rounds_wanted']}"
+    yield (f"{settings['rounds']}{wanted} rounds, interleaved, {length} s a load; medians; ratios are medians of the ratios"
            " within a round" + ("; SMOKE TEST: the figures mean nothing" if result["mode"] == "smoke" else ""))
 
 

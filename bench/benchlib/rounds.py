@@ -14,6 +14,7 @@ from .util import MeasurementError, note
 
 SECONDS_MIN, SECONDS_MAX = 0.25, 10.0
 GIVE_UP = 2
+OVERTIME = 1.05  # what a round may take beyond the time that is left
 
 
 @dataclasses.dataclass
@@ -80,7 +81,16 @@ class Rounds:
 
     def run(self):
         for number in range(1, self.options.rounds + 1):
+            if number > 1 and not self.fits_another():
+                note(f"compare: no time for more than {number - 1} of {self.options.rounds} rounds")
+                break
             self.one_round(number)
+
+    def fits_another(self):
+        """Whether a round with the shortest loads can be done in the time that is left, or nearly so."""
+        if not self.end:
+            return True
+        return self.time_left(SECONDS_MIN, [], 1) <= (self.end - time.monotonic()) * OVERTIME
 
     def one_round(self, number):
         rounds_after = self.options.rounds - number

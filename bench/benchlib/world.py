@@ -15,8 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .util import BENCH, DEADLINE_S, ROOT, MeasurementError, end_child, listeners, read_line, run, \
-    words
+from .util import BENCH, DEADLINE_S, ROOT, MeasurementError, end_child, listeners, note, read_line, run, words
 
 HOST = "192.0.2.1"                # on the host's lo: where servers on the host are
 RESOLVER = (HOST, 53)
@@ -95,6 +94,10 @@ class World:
         with contextlib.suppress(OSError):
             Path(CONGESTION_CONTROL).write_text(WANTED_CONGESTION_CONTROL)
         self.congestion_control = Path(CONGESTION_CONTROL).read_text().strip()
+        if self.congestion_control != WANTED_CONGESTION_CONTROL:
+            note(f"compare: measuring with {self.congestion_control}, since {WANTED_CONGESTION_CONTROL} is not permitted"
+                 " in network namespaces; root can permit it: sysctl -w net.ipv4.tcp_allowed_congestion_control="
+                 f"'{allowed_congestion_control()} {WANTED_CONGESTION_CONTROL}'")
         for name, value in (("tcp_no_metrics_save", 1), ("ip_forward", 1)):
             Path(f"/proc/sys/net/ipv4/{name}").write_text(str(value))
         self.remote = Space(self, 24 * 3600)
@@ -215,6 +218,13 @@ class World:
             space.run("ip link set lo up", f"ip addr add {NESTED}/25 dev eth0", "ip link set eth0 up",
                       f"ip route add default via {BRIDGE}")
             yield space
+
+
+def allowed_congestion_control():
+    try:
+        return Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control").read_text().strip()
+    except OSError:
+        return "reno"
 
 
 class Server:

@@ -32,7 +32,8 @@ enum {
     UDP_BUFFER = 4 << 20,     /* asked for; the kernel gives what net.core.rmem_max allows */
     CONNECT_TIMEOUT_S = 5,    /* also for one answer of a ping-pong over TCP */
     UDP_TIMEOUT_MS = 200,     /* a datagram not answered by then is lost */
-    DRAIN_S = 5,              /* how long after the window what was sent may take to arrive */
+    DRAIN_S = 5,              /* how long after the window what was sent may take to arrive, unless told */
+    DRAIN_MAX_S = 60,
     MAX_SECONDS = 24 * 3600,
     MAX_SAMPLES = 16 * 1024 * 1024,
 };
@@ -106,7 +107,8 @@ void samples_print(struct samples *samples);
 /* One mode each; they print their result. */
 void serve(struct sockaddr_in sin, double seconds);
 void dns_serve(const struct sockaddr_in *sin, double seconds);
-void tcp_bulk(const char *mode, const struct sockaddr_in *sin, int n_streams, double seconds, enum op op);
+void tcp_bulk(const char *mode, const struct sockaddr_in *sin, int n_streams, double seconds, double drain_s,
+              enum op op);
 enum ping { PING_TCP, PING_UDP, PING_CONNECT };
 void ping_pong(const char *mode, const struct sockaddr_in *sin, double seconds, enum ping kind);
 void connect_many(const char *mode, const struct sockaddr_in *sin, int parallel, double seconds);

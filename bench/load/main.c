@@ -16,7 +16,7 @@ enum {
 __attribute__((noreturn)) static void usage(void)
 {
     fputs("Usage: load serve ADDR PORT [SECONDS]\n"
-          "       load tcp-out|tcp-in|tcp-both ADDR PORT STREAMS SECONDS\n"
+          "       load tcp-out|tcp-in|tcp-both ADDR PORT STREAMS SECONDS [DRAIN_SECONDS]\n"
           "       load tcp-rr|udp-rr|tcp-crr ADDR PORT SECONDS\n"
           "       load probe-tcp|probe-udp ADDR PORT SECONDS\n"
           "       load tcp-crr-many ADDR PORT PARALLEL SECONDS\n"
@@ -59,6 +59,15 @@ static double parse_seconds(const char *text)
     return parse_number(text, "SECONDS", 0.01, MAX_SECONDS);
 }
 
+/* What the server does in a bulk mode; 0 for other modes. */
+static enum op bulk_op(const char *mode)
+{
+    return strcmp(mode, "tcp-out") == 0    ? OP_SINK
+           : strcmp(mode, "tcp-in") == 0   ? OP_SOURCE
+           : strcmp(mode, "tcp-both") == 0 ? OP_BOTH
+                                           : 0;
+}
+
 /* Modes without a number: load MODE ADDR PORT SECONDS. */
 static void without_number(const char *mode, const struct sockaddr_in *sin, double seconds)
 {
@@ -80,12 +89,9 @@ static void without_number(const char *mode, const struct sockaddr_in *sin, doub
 /* Modes with a number: load MODE ADDR PORT NUMBER SECONDS. */
 static void with_number(const char *mode, const struct sockaddr_in *sin, const char *number, double seconds)
 {
-    if (strcmp(mode, "tcp-out") == 0) {
-        tcp_bulk(mode, sin, (int)parse_number(number, "STREAMS", 1, MAX_STREAMS), seconds, OP_SINK);
-    } else if (strcmp(mode, "tcp-in") == 0) {
-        tcp_bulk(mode, sin, (int)parse_number(number, "STREAMS", 1, MAX_STREAMS), seconds, OP_SOURCE);
-    } else if (strcmp(mode, "tcp-both") == 0) {
-        tcp_bulk(mode, sin, (int)parse_number(number, "STREAMS", 1, MAX_STREAMS), seconds, OP_BOTH);
+    if (bulk_op(mode) != 0) {
+        tcp_bulk(mode, sin, (int)parse_number(number, "STREAMS", 1, MAX_STREAMS), seconds, DRAIN_S,
+                 bulk_op(mode));
     } else if (strcmp(mode, "tcp-crr-many") == 0) {
         connect_many(mode, sin, (int)parse_number(number, "PARALLEL", 1, MAX_STREAMS), seconds);
     } else if (strcmp(mode, "idle") == 0) {
@@ -127,6 +133,9 @@ int main(int argc, char **argv)
         without_number(mode, &sin, parse_seconds(argv[4]));
     } else if (argc == 6) {
         with_number(mode, &sin, argv[4], parse_seconds(argv[5]));
+    } else if (argc == 7 && bulk_op(mode) != 0) {
+        tcp_bulk(mode, &sin, (int)parse_number(argv[4], "STREAMS", 1, MAX_STREAMS), parse_seconds(argv[5]),
+                 parse_number(argv[6], "DRAIN_SECONDS", 0.1, DRAIN_MAX_S), bulk_op(mode));
     } else {
         usage();
     }

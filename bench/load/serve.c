@@ -19,8 +19,8 @@
 #include "load.h"
 
 enum {
-    LINGER_S = DRAIN_S + 5, /* the client gives up before the server does, and then asks for the counts */
-    N_STREAMS = 16,         /* streams of datagrams that are remembered; a new one replaces the oldest */
+    LINGER_S = DRAIN_MAX_S + 5, /* the client gives up before the server does, and then asks for the counts */
+    N_STREAMS = 16,             /* streams of datagrams that are remembered; a new one replaces the oldest */
 };
 
 struct conn {

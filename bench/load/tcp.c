@@ -112,10 +112,10 @@ static void bulk_end(struct bulk *bulk, int i)
     }
 }
 
-/* Lets what is under way arrive. Returns how many streams are stuck DRAIN_S after the window. */
-static int bulk_drain(struct bulk *bulk)
+/* Lets what is under way arrive. Returns how many streams are stuck so long after the window. */
+static int bulk_drain(struct bulk *bulk, double drain_s)
 {
-    uint64_t due = bulk->end + DRAIN_S * NS_PER_S;
+    uint64_t due = bulk->end + length_ns(drain_s);
     int open = bulk->n_streams;
 
     for (int i = 0; i < bulk->n_streams; i++) {
@@ -191,7 +191,8 @@ static uint64_t ask_for_counts(const struct sockaddr_in *sin, const struct bulk 
     return report.counted;
 }
 
-void tcp_bulk(const char *mode, const struct sockaddr_in *sin, int n_streams, double seconds, enum op op)
+void tcp_bulk(const char *mode, const struct sockaddr_in *sin, int n_streams, double seconds, double drain_s,
+              enum op op)
 {
     static struct bulk bulk;
     struct head head = {.op = (uint8_t)op};
@@ -216,7 +217,7 @@ void tcp_bulk(const char *mode, const struct sockaddr_in *sin, int n_streams, do
         }
     }
     bulk_window(&bulk);
-    stuck = bulk_drain(&bulk);
+    stuck = bulk_drain(&bulk, drain_s);
     out = bulk_compare(&bulk) + (stuck > 0 ? ask_for_counts(sin, &bulk) : 0);
     for (int i = 0; i < n_streams; i++) {
         sent += bulk.flows[i].sent;

@@ -338,3 +338,15 @@ def test_datagrams_and_queries_are_counted_at_both_ends() -> None:
         assert 0 < result["received"] <= result["sent"]
     assert measured[3]["count"] > 0 and measured[3]["lost"] == 0
     assert (opened["open"], alive["alive"]) == (100, 100)
+
+
+def test_the_small_measurements_say_their_figures(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "micro.json"
+    done = subprocess.run([ROOT / "bench" / "micro", "--smoke", "--json", out], capture_output=True, text=True,
+                          timeout=SHORT_S)
+    assert done.returncode == 0, done.stderr
+    figures = {(figure["part"], figure["name"]): figure for figure in json.loads(out.read_text())}
+    per_call = figures["splice", "splice, pipe 512 KiB, 1 stream: bytes per call"]
+    assert per_call["unit"] == "B" and 0 < per_call["samples"][0] <= 512 << 10
+    for part, name in figures:
+        assert part in done.stdout and name in done.stdout

@@ -138,6 +138,12 @@ def test_modes_set_rounds_and_time() -> None:
     assert [p["name"] for p in options.parse(["--peer", "mine=/x"]).programs][-3:] == ["mine", "loopback", "veth"]
 
 
+def test_a_machine_is_looked_at_until_it_is_quiet() -> None:
+    looks = iter([0.9, 0.3, 0.1, 0.0])
+    assert options.min_until(0.15, 5, lambda: next(looks)) == 0.1 and next(looks) == 0.0
+    assert options.min_until(0.15, 2, iter([0.9, 0.8, 0.1]).__next__) == 0.8
+
+
 # ---- rounds ----
 
 class Fake(programs.Kind):
@@ -220,7 +226,22 @@ def test_the_budget_sets_the_seconds_of_each_round(monkeypatch: pytest.MonkeyPat
     made = fake_rounds(monkeypatch, 5, ["tcp-rr", "udp-rr"], ["a", "b"], measure, budget=60)
     made.run()
     assert clock[0] <= 1060 + 1 and clock[0] > 1055
-    assert made.seconds[0] == pytest.approx(60 / 5 / 4 - 0.3) and made.seconds[-1] < made.seconds[0]
+    assert made.seconds[0] == pytest.approx(60 / 5 / 4 - 0.18) and made.seconds[-1] < made.seconds[0]
+
+
+def test_rounds_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(rounds.time, "monotonic", lambda: clock[0])
+
+    def measure(_world, _program, _scenario, seconds, _smoke):
+        clock[0] += seconds + 9.75
+        return constant(1.0)
+
+    made = fake_rounds(monkeypatch, 5, ["tcp-rr"], ["a", "b"], measure, budget=70)
+    for cell in made.cells.values():
+        cell.overhead_s = 9.75
+    made.run()
+    assert len(made.seconds) == 3 and clock[0] < 70 and made.seconds[-1] >= rounds.SECONDS_MIN
 
 
 # ---- the result ----
@@ -250,7 +271,7 @@ def small_result(monkeypatch: pytest.MonkeyPatch) -> dict:
                "delay": "netem", "root": True, "commit": "c", "commit_dirty": False}
     return {"format": report.FORMAT, "mode": "full", "started": "2026-01-01T00:00:00Z",
             "finished": "2026-01-01T00:01:00Z",
-            "settings": {"rounds": 3, "seconds": [1.0, 1.0, 1.0], "minutes": None, "ready_starts": 3,
+            "settings": {"rounds": 3, "rounds_wanted": 3, "seconds": [1.0, 1.0, 1.0], "minutes": None, "ready_starts": 3,
                          "idle_settle_seconds": 1.0, "idle_seconds": 2.0},
             "machine": machine,
             "programs": [{"name": n, "command": ["/x"], "version": ["1"], "limit": False, "kind": "slirp4netns"}
