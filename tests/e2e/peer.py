@@ -242,6 +242,26 @@ def how_it_ends(s):
     return {"n": n, "sha256": h.hexdigest(), "end": end}
 
 
+def tcp_http(addr, port, n_bytes):
+    """Answers every request with the pattern."""
+    body = pattern(int(n_bytes))
+
+    def handler(c, peer):
+        request = b""
+        while b"\r\n\r\n" not in request and (data := c.recv(65536)):
+            request += data
+        c.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    serve_tcp(addr, port, handler)
+
+
+def client_http(addr, port, path, source_addr=None):
+    """What the body is."""
+    with connect(addr, port, (source_addr, 0) if source_addr else None) as s:
+        s.sendall(b"GET %s HTTP/1.0\r\n\r\n" % path.encode())
+        got = s.makefile("rb").read()
+    return {"body": got.split(b"\r\n\r\n", 1)[-1].decode(errors="replace")}
+
+
 def tcp_watch(addr, port):
     """Says how each connection ends."""
     def handler(c, peer):
