@@ -691,7 +691,7 @@ static bool end_lingering(struct divert *d, struct entry **entries, uint32_t n) 
 
     for (uint32_t i = 0; i < n; i++)
         tuples[i] = tuple_of(entries[i]);
-    done = agent_undivert(workers_agent(d->config.workers), tuples, n);
+    done = min_u32(agent_undivert(workers_agent(d->config.workers), tuples, n), n);
     for (uint32_t i = 0; i < done; i++)
         entry_free(d, entries[i]);
     return done == n;

@@ -45,13 +45,11 @@ static bool read_line(const char *line, struct flow_info *ret)
     for (unsigned i = 0; i < sizeof(protos) / sizeof(protos[0]); i++) {
         if (strcmp(proto, protos[i].name) != 0)
             continue;
-        *ret = (struct flow_info){
-            .tier = "slirp",
-            .proto = protos[i].proto,
-            .to_guest = FLOW_BYTES_UNKNOWN,
-            .to_host = FLOW_BYTES_UNKNOWN,
-            .age_ns = FLOW_AGE_UNKNOWN,
-        };
+        memset(ret, 0, sizeof(*ret)); /* padding, too: rows are compared */
+        ret->tier = "slirp";
+        ret->proto = protos[i].proto;
+        ret->to_guest = ret->to_host = FLOW_BYTES_UNKNOWN;
+        ret->age_ns = FLOW_AGE_UNKNOWN;
         /* Of the others the brackets hold how long they will be remembered. */
         snprintf(ret->state, sizeof(ret->state), "%s", ret->proto == IPPROTO_TCP ? state : "open");
         for (char *c = ret->state; *c; c++)
