@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A forwarded connection looks like one of a real network, whichever path it takes: by splice, through libslirp, and
+through the single-threaded program."""
+
+import json
+import os
+import signal
+
+import pytest
+from harness import HOST4, PROGRAM_ARGS, REMOTE4, reference_version, wait_for
+
+REFERENCE = reference_version() is not None
+SIZE = 3_000_017
+GIB = 1 << 30
+
+
+@pytest.fixture(params=["splice", "slirp"])
+def path(request):
+    if request.param == "splice" and (REFERENCE or "--no-splice" in PROGRAM_ARGS):
+        pytest.skip("forwards go through libslirp only here")
+    return request.param
+
+
+class Forwarded:
+    """Host port 8080 to the guest's port 80, by a path that has been chosen."""
+
+    def __init__(self, world, path, *args):
+        self.path, self.slirp = path, world.start(*args, api=True)
+        asked = {} if REFERENCE or path == "splice" else {"path": "slirp"}
+        reply = self.slirp.api("add_hostfwd", proto="tcp", host_addr="", host_port=8080, guest_addr="", guest_port=80,
+                               **asked)
+        assert "return" in reply, reply
+        if path == "splice":
+            wait_for("the agent's rules", lambda: len(world.guest.run("ip", "rule").stdout.splitlines()) == 6)
+
+    def went_its_way(self, n=1):
+        if not REFERENCE:
+            entry = json.loads(self.slirp.api_raw(b'{"execute":"list_hostfwd"}'))["entries"][-1]
+            assert (entry["path"], entry["connections"]) == (self.path, n), entry
+
+
+def test_the_client_may_end_its_half_first(world, path):
+    f = Forwarded(world, path)
+    world.guest.peer("tcp_sink", "0.0.0.0", 80)
+    r = world.remote.client("upload", HOST4, 8080, SIZE)
+    assert r["server"] == {"n": SIZE, "sha256": r["sha256"]}
+    f.went_its_way()
+
+
+def test_the_server_may_end_its_half_first(world, path):
+    f = Forwarded(world, path)
+    server = world.guest.peer("tcp_half", "0.0.0.0", 80, SIZE)
+    r = world.remote.client("after_end", HOST4, 8080, SIZE)
+    assert (r["got"]["n"], r["got"]["end"]) == (SIZE, "eof")
+    ended = server.event("ended")
+    assert (ended["n"], ended["sha256"], ended["end"]) == (SIZE, r["sha256"], "eof")
+    f.went_its_way()
+
+
+def test_a_reset_of_the_client_ends_the_connection(world, path):
+    f = Forwarded(world, path)
+    server = world.guest.peer("tcp_watch", "0.0.0.0", 80)
+    assert world.remote.client("abort", HOST4, 8080, 1000)["ok"]
+    # libslirp passes some resets on as an orderly end.
+    assert server.event("ended")["end"] in (("ECONNRESET",) if path == "splice" else ("ECONNRESET", "eof"))
+    f.went_its_way()
+
+
+def test_a_reset_of_the_server_is_a_reset(world, path):
+    f = Forwarded(world, path)
+    world.guest.peer("tcp_reset", "0.0.0.0", 80)
+    r = world.remote.client("read", HOST4, 8080)
+    # libslirp, in the single-threaded program as well, makes an orderly end of the guest's resets.
+    assert r.get("errno") == "ECONNRESET" or (path == "slirp" and r.get("got") == ""), r
+    f.went_its_way()
+
+
+def test_a_server_that_closes_at_once_is_heard(world, path):
+    f = Forwarded(world, path)
+    world.guest.peer("tcp_greet", "0.0.0.0", 80)
+    for _ in range(10):
+        r = world.remote.client("listen", HOST4, 8080)
+        assert (r["n"], r["end"]) == (5, "eof"), r
+    f.went_its_way(10)
+
+
+def test_both_may_close_at_the_same_time(world, path):
+    f = Forwarded(world, path)
+    server = world.guest.peer("tcp_hold", "0.0.0.0", 80)
+    client = world.remote.begin("client", "hold_and_close", HOST4, 8080)
+    client.event("held")
+    assert server.event("accepted")["peer"] == REMOTE4
+    os.kill(f.slirp.pid, signal.SIGSTOP)
+    try:
+        for side in (server, client):
+            side.process.send_signal(signal.SIGUSR1)
+            side.event("shut")
+    finally:
+        os.kill(f.slirp.pid, signal.SIGCONT)
+    for side in (server, client):
+        ended = side.event("ended")
+        assert (ended["n"], ended["end"]) == (0, "eof")
+    f.went_its_way()
+
+
+def test_a_server_that_stops_reading_holds_the_client(world, path):
+    f = Forwarded(world, path)
+    server = world.guest.peer("tcp_quiet", "0.0.0.0", 80)
+    total = 256 << 20
+    client = world.remote.begin("client", "push", HOST4, 8080, total, 1.5)
+    assert client.event("stalled")["n"] < 64 << 20
+    server.process.send_signal(signal.SIGUSR1)
+    r = client.result(90)
+    assert r["server"] == {"n": total, "sha256": r["sha256"]}
+    f.went_its_way()
+
+
+@pytest.mark.extension
+def test_a_gibibyte_each_way_through_libslirp_is_unchanged(world):
+    f = Forwarded(world, "slirp", "--mtu=65520")
+    n = GIB // (8 if os.environ.get("E2E_SANITIZER") else 1)
+    server = world.guest.peer("tcp_sink_big", "0.0.0.0", 80)
+    r = world.remote.begin("client", "upload_big", HOST4, 8080, n).result(120)
+    assert r["server"] == {"n": n, "sha256": r["sha256"]}
+    server.end()
+    world.guest.peer("tcp_source_big", "0.0.0.0", 80, n)
+    r = world.remote.begin("client", "download", HOST4, 8080).result(120)
+    assert (r["n"], r["sha256"]) == (n, world.host.begin("digest_of", n).result(60)["sha256"])
+    f.went_its_way(2)
