@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The manual says what the program does: its options are those of --help, its API commands those of the API.
+"""The manual says what the program does: its options are those of --help, its API commands those of the API, and the
+API reference has its counters.
 
 The program is $SLIRP4NETNS, or the one in build/. Both sides are parsed, not searched: an option that is
 mentioned somewhere else in the manual does not count.
@@ -15,6 +16,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MANUAL = ROOT / "man" / "slirp4netns.1"
 COMMANDS = ROOT / "src" / "api" / "commands.c"
+COUNTERS = ROOT / "src" / "base" / "counters.h"
+API = ROOT / "docs" / "api.md"
 PROGRAM = os.environ.get("SLIRP4NETNS", str(ROOT / "build" / "src" / "slirp4netns"))
 SECONDS_MAX = 10
 
@@ -87,6 +90,15 @@ def test_every_api_command_is_in_the_manual() -> None:
     in_program = set(re.findall(r'\{"(\w+)",', table[1]))
     in_manual = set(re.findall(r"^\.It Cm (\w+)$", section("API SOCKET"), re.M))
     assert in_program and in_manual == in_program
+
+
+def test_every_counter_is_in_the_api_reference() -> None:
+    """docs/api.md has a row for each counter; how many there are and their names, not every word."""
+    in_program = re.findall(r'X\((\w+), *"', COUNTERS.read_text("utf-8"))
+    table = re.search(r"^\| member \| unit \| meaning \|\n(.*?)\n\n", API.read_text("utf-8"), re.M | re.S)
+    assert table, f"{API} has no table of counters"
+    in_reference = re.findall(r"^\| `(\w+)` \|", table[1], re.M)
+    assert len(in_program) > 50 and sorted(in_reference) == sorted(in_program)
 
 
 def test_cross_references_are_in_order() -> None:
