@@ -458,9 +458,13 @@ void run_finish(struct run *run)
         (void)kill(run->pid, SIGCONT);
     }
     if (!reap_until(run, clock_monotonic_ns() + END_MS_MAX * NS_PER_MS)) {
-        (void)kill(run->pid, SIGKILL);
-        while (waitpid(run->pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+        /* We own its user namespace, so we may, whoever it is in there and whatever we have given up; a
+         * security module may think otherwise. */
+        if (kill(run->pid, SIGKILL) < 0)
+            log_warning("process %d cannot be ended, and goes on without a network: %m", run->pid);
+        else
+            while (waitpid(run->pid, NULL, 0) < 0 && errno == EINTR)
+                ;
     }
     run->pid = 0;
 }

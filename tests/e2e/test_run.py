@@ -318,6 +318,24 @@ def test_exit_fd_ends_the_command(world):
     assert not os.path.exists(f"/proc/{command}")
 
 
+@pytest.mark.skipif(AS != "root" or IN_USERNS, reason="only root's command can become somebody else")
+@pytest.mark.parametrize("args", [[], ["--enable-sandbox"]])
+def test_a_command_that_has_become_somebody_else(world, args):
+    exit_read, exit_write = os.pipe()
+    process = start_command(world, "setpriv", "--reuid=65534", "--clear-groups", "sh", "-c", "echo $$; exec sleep 600",
+                            args=[f"--exit-fd={exit_read}", *args], pass_fds=(exit_read,))
+    os.close(exit_read)
+    command = int(line(process))
+    os.close(exit_write)
+    try:
+        assert process.wait(DEADLINE_S) == 0
+        # The sandbox leaves no CAP_KILL, but the namespace that the command is in belongs to the program's user.
+        assert not alive(command)
+    finally:
+        if alive(command):
+            os.kill(command, signal.SIGKILL)
+
+
 def test_a_deleted_tap_ends_it_with_1_and_a_message(world):
     process = start_command(world, "sh", "-c", "ip link del tap0; exec sleep 600")
     assert process.wait(DEADLINE_S) == 1
