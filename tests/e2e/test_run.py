@@ -303,8 +303,11 @@ def test_the_end_of_the_command_leaves_nothing(world, args):
 def test_orphans_do_not_become_its_zombies(world):
     process = start_command(world, "sh", "-c", "(sleep 0.01 &) ; (true &) ; echo $$; exec sleep 600")
     command = int(line(process))
+    wait_for("the command is executed",
+             lambda: pathlib.Path(f"/proc/{command}/comm").read_text("utf-8") == "sleep\n")
     names = {pid: pathlib.Path(f"/proc/{pid}/comm").read_text("utf-8").strip() for pid in children(process.pid)}
-    assert command in names and set(names.values()) <= {"sleep", "nsagent"}, names
+    assert command in names and set(names.values()) <= {"sleep", "nsagent"} and len(names) <= 2, names
+    assert all(alive(pid) for pid in names), "a zombie"
 
 
 def test_exit_fd_ends_the_command(world):
