@@ -53,6 +53,27 @@
     X(udp_forward_drop, "datagrams",                                                                        \
       "datagrams of UDP forwards dropped (client table full, guest unknown, send error)")                   \
     X(udp_forward_clients, "clients", "clients of UDP forwards remembered (present value)")                 \
+    X(udp_flows, "flows", "the guest's own UDP flows on the direct path (present value)")                   \
+    X(udp_opened, "flows", "UDP flows of the guest that got a socket of their own")                         \
+    X(udp_expired, "flows", "UDP flows that ended because nothing came any more")                           \
+    X(udp_evicted, "flows", "UDP flows that made room for another one")                                     \
+    X(udp_out, "datagrams", "datagrams of the guest's UDP flows to the host")                               \
+    X(udp_out_bytes, "bytes", "payload of these")                                                           \
+    X(udp_out_calls, "calls", "system calls made to send them")                                             \
+    X(udp_in, "datagrams", "datagrams to the guest's UDP flows")                                            \
+    X(udp_in_bytes, "bytes", "payload of these")                                                            \
+    X(udp_in_calls, "calls", "system calls made to receive them")                                           \
+    X(udp_dns, "datagrams", "questions to the DNS address")                                                 \
+    X(udp_icmp, "frames", "ICMP errors for datagrams of the guest's that were passed to it")                \
+    X(udp_gso_off, "times", "times a batch could not be handed over in one piece (UDP_SEGMENT)")            \
+    X(udp_drop_full, "datagrams", "datagrams of the guest dropped because a socket's buffer was full")      \
+    X(udp_drop_refused, "datagrams", "datagrams of the guest that the kernel refused to send")              \
+    X(udp_drop_source, "datagrams",                                                                         \
+      "datagrams dropped because the guest must not or cannot see who sent them")                           \
+    X(udp_fallback_descriptors, "datagrams", "datagrams left to libslirp because descriptors ran out")      \
+    X(udp_fallback_table_full, "datagrams", "... because there was no place for another flow")              \
+    X(udp_fallback_bind, "datagrams", "... because a socket could not be set up (--outbound-addr)")         \
+    X(udp_fallback_no_nameserver, "datagrams", "... because resolv.conf names no nameserver of the family") \
     X(fwd_accepted, "connections", "connections accepted for TCP forwards")                                 \
     X(fwd_refused, "connections", "connections of TCP forwards that nobody could take")                     \
     X(fwd_accept_paused, "times", "times accepting had to pause because descriptors ran out")               \

@@ -9,6 +9,8 @@ struct role role_slirp = {"slirp", 1u << 2};
 struct role role_tap_tx = {"tap-tx", 1u << 3};
 struct role role_api = {"api", 1u << 4};
 struct role role_fwd = {"fwd", 1u << 5};
+struct role role_udp_out = {"udp-out", 1u << 6};
+struct role role_udp_in = {"udp-in", 1u << 7};
 
 static _Thread_local uint32_t roles_held;
 

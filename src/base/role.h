@@ -32,6 +32,8 @@ extern struct role role_slirp;  /* the only caller of libslirp */
 extern struct role role_tap_tx; /* writes the TAP */
 extern struct role role_api;    /* the control socket */
 extern struct role role_fwd;    /* a splice worker: each flow belongs to one worker for life */
+extern struct role role_udp_out; /* sends the guest's datagrams */
+extern struct role role_udp_in;  /* receives what answers them */
 
 /* Any thread, at its start: takes @r for the thread's life time. */
 void role_enter(struct role *r) TSA(acquire_capability(*r));

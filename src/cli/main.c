@@ -159,6 +159,17 @@ static int hook_list_udp(void *arg, uint64_t from, struct flow_info *rows, uint3
     return n;
 }
 
+static int hook_list_flows(void *arg, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
+{
+    struct program *p = arg;
+    int n;
+
+    world_stop(p->engine);
+    n = engine_list_flows(p->engine, from, rows, max, ret_next);
+    world_resume(p->engine);
+    return n;
+}
+
 static int hook_list_slirp(void *arg, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
 {
     struct program *p = arg;
@@ -425,6 +436,7 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
         .ipv6 = o->ipv6,
         .disable_host_loopback = o->disable_host_loopback,
         .disable_dns = o->disable_dns,
+        .direct_udp = o->udp != UDP_SLIRP,
         .has_outbound = o->has_outbound,
         .has_outbound6 = o->has_outbound6,
         .outbound = o->outbound,
@@ -460,8 +472,11 @@ static int api_open(struct program *p, struct failure *why)
         .backend = engine_backend_name(p->engine),
         .mode = engine_mode_name(p->engine),
         .outbound = p->divert ? "splice" : no_divert_reason(p),
-        .flow_sources = {{hook_list_workers, p}, {hook_list_udp, p}, {hook_list_slirp, p}},
-        .n_flow_sources = 3,
+        .flow_sources = {{hook_list_workers, p},
+                         {hook_list_udp, p},
+                         {hook_list_flows, p},
+                         {hook_list_slirp, p}},
+        .n_flow_sources = 4,
         .slirp_info = hook_slirp_info,
         .arg = p,
     };

@@ -210,6 +210,20 @@ SETTER(threads)
     return STATUS_ERROR;
 }
 
+SETTER(udp)
+{
+    static const char *const names[] = {[UDP_AUTO] = "auto", [UDP_SLIRP] = "slirp"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strcmp(arg, names[i]) == 0) {
+            r->o->udp = (enum udp_path)i;
+            return OK;
+        }
+    }
+    fprintf(stderr, "--udp must be \"auto\" or \"slirp\", not \"%s\"\n", arg);
+    return STATUS_ERROR;
+}
+
 SETTER(divert)
 {
     static const char *const names[] = {[DIVERT_AUTO] = "auto", [DIVERT_ON] = "on", [DIVERT_OFF] = "off"};
@@ -317,6 +331,9 @@ static const struct {
     {{0, "divert", "MODE", "move the guest's own TCP connections by splice ([auto|on|off], default=auto)",
       false},
      set_divert},
+    {{0, "udp", "PATH",
+      "carry the guest's datagrams directly, or all through libslirp ([auto|slirp], default=auto)", false},
+     set_udp},
     {{0, "no-splice", NULL, "carry all TCP connections through libslirp and the TAP", false}, set_no_splice},
     {{0, "ctl", "SOCKET", "ask the program behind an API socket: list, add, remove, stats, flows or info",
       false},

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { ETH_SIZE = 14, IPV4_SIZE = 20, IPV6_SIZE = 40, ICMP_SIZE = 8, QUOTED_L4_SIZE = 8 };
+enum { ETH_SIZE = 14, IPV4_SIZE = 20, IPV6_SIZE = 40, ICMP_SIZE = 8, QUOTED_L4_SIZE = 8, UDP_SIZE = 8 };
 
 static const uint8_t gateway6[16] = {0xfd, [15] = 2};
 
@@ -91,4 +91,71 @@ uint32_t icmp_error_unreachable(uint8_t out[ICMP_ERROR_FRAME_MAX], const uint8_t
         size = 0;
     }
     return size;
+}
+
+static void put_header4(uint8_t *ip, uint8_t protocol, uint32_t size, const union address *src,
+                        const union address *dst)
+{
+    uint16_t sum;
+
+    memset(ip, 0, IPV4_SIZE);
+    ip[0] = 0x45;
+    put_u16(ip + 2, (uint16_t)(IPV4_SIZE + size));
+    ip[8] = 64;
+    ip[9] = protocol;
+    memcpy(ip + 12, &src->in.sin_addr, 4);
+    memcpy(ip + 16, &dst->in.sin_addr, 4);
+    sum = checksum_fold(checksum_add(0, ip, IPV4_SIZE));
+    memcpy(ip + 10, &sum, 2);
+}
+
+static void put_header6(uint8_t *ip, uint8_t protocol, uint32_t size, const union address *src,
+                        const union address *dst)
+{
+    memset(ip, 0, IPV6_SIZE);
+    ip[0] = 0x60;
+    put_u16(ip + 4, (uint16_t)size);
+    ip[6] = protocol;
+    ip[7] = 64;
+    memcpy(ip + 8, &src->in6.sin6_addr, 16);
+    memcpy(ip + 24, &dst->in6.sin6_addr, 16);
+}
+
+uint32_t icmp_error_datagram(uint8_t out[ICMP_ERROR_DATAGRAM_MAX], const struct icmp_error *e)
+{
+    bool v6 = e->src->sa.sa_family == AF_INET6;
+    uint32_t ip_size = v6 ? IPV6_SIZE : IPV4_SIZE,
+             payload_size = min_u32(e->payload_size, ICMP_ERROR_QUOTE_MAX);
+    uint32_t quoted_size = ip_size + UDP_SIZE + payload_size, sum = 0;
+    uint8_t *ip = out + ETH_SIZE, *icmp = ip + ip_size, *quoted = icmp + ICMP_SIZE, *udp = quoted + ip_size;
+    uint16_t folded;
+
+    memcpy(out, e->guest_mac, 6);
+    memcpy(out + 6, e->gateway_mac, 6);
+    put_u16(out + 12, v6 ? 0x86dd : 0x0800);
+    memset(icmp, 0, ICMP_SIZE);
+    icmp[0] = e->type;
+    icmp[1] = e->code;
+    put_u16(icmp + 4, (uint16_t)(v6 ? e->mtu >> 16 : 0));
+    put_u16(icmp + 6, (uint16_t)e->mtu);
+    put_u16(udp, address_port(e->src));
+    put_u16(udp + 2, address_port(e->dst));
+    put_u16(udp + 4, (uint16_t)(UDP_SIZE + payload_size));
+    put_u16(udp + 6, 0);
+    if (payload_size > 0)
+        memcpy(udp + UDP_SIZE, e->payload, payload_size);
+    if (v6) {
+        uint8_t pseudo[8] = {[7] = IPPROTO_ICMPV6};
+
+        put_header6(quoted, IPPROTO_UDP, UDP_SIZE + payload_size, e->src, e->dst);
+        put_header6(ip, IPPROTO_ICMPV6, ICMP_SIZE + quoted_size, e->from, e->src);
+        put_u16(pseudo + 2, (uint16_t)(ICMP_SIZE + quoted_size));
+        sum = checksum_add(checksum_add(0, ip + 8, 32), pseudo, sizeof(pseudo));
+    } else {
+        put_header4(quoted, IPPROTO_UDP, UDP_SIZE + payload_size, e->src, e->dst);
+        put_header4(ip, IPPROTO_ICMP, ICMP_SIZE + quoted_size, e->from, e->src);
+    }
+    folded = checksum_fold(checksum_add(sum, icmp, ICMP_SIZE + quoted_size));
+    memcpy(icmp + 2, &folded, 2);
+    return ETH_SIZE + ip_size + ICMP_SIZE + quoted_size;
 }

@@ -30,6 +30,7 @@
 #include "io/reassembly.h"
 #include "io/tap_rx.h"
 #include "io/tap_tx.h"
+#include "io/udp_flows.h"
 #include "slirp/adopt.h"
 #include "slirp/connections.h"
 #include "slirp/descriptors.h"
@@ -46,6 +47,7 @@
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 enum {
@@ -116,6 +118,7 @@ struct engine {
     struct ping ping OWNED_BY(role_slirp);
     struct descriptors descriptors OWNED_BY(role_slirp);
     struct udp_forwards *udp OWNED_BY(role_slirp);
+    struct udp_flows *flows; /* NULL: the guest's datagrams go through libslirp */
     struct reassembly *reassembly OWNED_BY(role_slirp);
     struct timer timers[TIMERS_MAX] OWNED_BY(role_slirp);
     const uint8_t *input_frame OWNED_BY(role_slirp); /* the SYN being given to libslirp, else NULL */
@@ -324,10 +327,11 @@ static bool admit(struct engine *e, struct packet *packet, enum packet_kind *ret
 
 /* @takeable: not if it comes back from who has taken it. */
 static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, bool takeable)
-    RUNS_ON(role_slirp)
+    RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     struct packet packet;
     enum packet_kind kind;
+    bool reassembled = false;
 
     if (!admit(e, &packet, &kind, frame, size))
         return;
@@ -335,6 +339,7 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, b
         frame = reassembly_take(e->reassembly, kind, &packet, clock_monotonic_ns(), &size);
         if (!frame || !admit(e, &packet, &kind, frame, size) || packet.is_fragment)
             return;
+        reassembled = true;
     }
     if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && (packet.tcp_flags & PACKET_TCP_SYN))
         spin_busy(&e->spin);
@@ -349,6 +354,13 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, b
         e->again = true;
     if (udp_forwards_active(e->udp) && udp_forwards_take(e->udp, kind, &packet))
         return;
+    if (packet.ip_protocol == IPPROTO_UDP && e->flows &&
+        udp_flows_take(e->flows, &packet, 0, clock_coarse_ns())) {
+        if (reassembled) /* the buffer is wanted for the next one */
+            udp_flows_flush(e->flows, clock_coarse_ns());
+        return;
+    }
+    e->dirty = true;
     /* A socket that libslirp opens while it looks at a SYN belongs to that SYN. */
     if (packet.ip_protocol == IPPROTO_TCP &&
         (packet.tcp_flags & (PACKET_TCP_SYN | PACKET_TCP_ACK)) == PACKET_TCP_SYN) {
@@ -359,9 +371,16 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, b
     e->input_frame = NULL;
 }
 
+/* Before frames go back: what was taken from them lies in them. */
+static void flush_flows(struct engine *e) RUNS_ON(role_udp_out)
+{
+    if (e->flows)
+        udp_flows_flush(e->flows, clock_coarse_ns());
+}
+
 /* The same from the TAP itself. Large frames are read one or two at a time and their buffers used again at
  * once, while they are still in the cache (bench/README.md). */
-static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp)
+static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     frame_id ids[TAP_BATCH_MAX];
 
@@ -376,9 +395,9 @@ static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp)
         for (int i = 0; i < n; i++)
             input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]], true);
         if (n > 0) {
+            flush_flows(e);
             frame_put(&e->rx_pool, ids, n);
             counter_add(COUNTER_rx_batches, 1);
-            e->dirty = true;
             n_turn += (uint32_t)n;
         }
     }
@@ -386,7 +405,7 @@ static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp)
 }
 
 /* Returns true when there may be more frames at once. */
-static bool input_batch(struct engine *e) RUNS_ON(role_slirp)
+static bool input_batch(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     frame_id ids[TAP_BATCH_MAX];
     int n;
@@ -398,7 +417,7 @@ static bool input_batch(struct engine *e) RUNS_ON(role_slirp)
         return false;
     for (int i = 0; i < n; i++)
         input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]], true);
-    e->dirty = true;
+    flush_flows(e);
     frame_return(&e->rx_pool, ids, n);
     wakeup_notify(&e->rx.wake); /* costs a fence; a system call only when the reader waits for frames */
     return !spsc_empty(&e->rx_ring);
@@ -472,7 +491,7 @@ void engine_inject(struct engine *e, const void *frame, uint32_t size)
     wakeup_notify(&e->wake);
 }
 
-static void input_injected(struct engine *e) RUNS_ON(role_slirp)
+static void input_injected(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     for (;;) {
         struct injection i;
@@ -487,11 +506,10 @@ static void input_injected(struct engine *e) RUNS_ON(role_slirp)
         e->n_inject--;
         pthread_mutex_unlock(&e->adopt_lock);
         input_frame(e, i.frame, i.size, false);
-        e->dirty = true;
     }
 }
 
-static void adopt_all(struct engine *e) RUNS_ON(role_slirp)
+static void adopt_all(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     struct adoption a;
     bool got;
@@ -542,7 +560,7 @@ static void fill(struct engine *e) RUNS_ON(role_slirp)
     e->dirty = false;
 }
 
-static int sleep_ms(struct engine *e) RUNS_ON(role_slirp)
+static int sleep_ms(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     int64_t now_ns = clock_monotonic_ns(), ms,
             until_ns = e->udp_expire_ns < e->guest_ns ? e->udp_expire_ns : e->guest_ns;
@@ -553,13 +571,15 @@ static int sleep_ms(struct engine *e) RUNS_ON(role_slirp)
         if (e->timers[i].armed && e->timers[i].expire_ms * NS_PER_MS < until_ns)
             until_ns = e->timers[i].expire_ms * NS_PER_MS;
     }
+    if (e->flows && udp_flows_next_ns(e->flows) < until_ns)
+        until_ns = udp_flows_next_ns(e->flows);
     if (until_ns == INT64_MAX)
         return -1;
     ms = (until_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS;
     return ms < 0 ? 0 : ms > SLEEP_MS_MAX ? SLEEP_MS_MAX : (int)ms;
 }
 
-static void run_timers(struct engine *e) RUNS_ON(role_slirp)
+static void run_timers(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     int64_t now_ns = clock_monotonic_ns();
 
@@ -572,6 +592,8 @@ static void run_timers(struct engine *e) RUNS_ON(role_slirp)
     }
     if (now_ns >= e->udp_expire_ns || e->udp_expire_ns == INT64_MAX)
         e->udp_expire_ns = udp_forwards_expire(e->udp, now_ns);
+    if (e->flows && now_ns >= udp_flows_next_ns(e->flows))
+        udp_flows_expire(e->flows, now_ns);
 }
 
 /* An outbound connection was decided: libslirp reports a refusal itself, but forgets that a host cannot be
@@ -636,6 +658,7 @@ static int spin(struct engine *e, struct epoll_event *events, int max) RUNS_ON(r
 
 /* As epoll_wait(2), which it is in the end. */
 static int sleep_for_events(struct engine *e, struct epoll_event *events, int max) RUNS_ON(role_slirp)
+    RUNS_ON(role_udp_out)
 {
     int timeout_ms = sleep_ms(e), n;
     int64_t begin_ns = clock_monotonic_ns();
@@ -662,6 +685,7 @@ static int sleep_for_events(struct engine *e, struct epoll_event *events, int ma
 /* Sleeps until something is to be done (not at all with @busy) and remembers what. Returns false when the
  * loop cannot go on. */
 static bool wait_events(struct engine *e, bool busy, bool *ret_slirp_ready) RUNS_ON(role_slirp)
+    RUNS_ON(role_udp_out) RUNS_ON(role_udp_in)
 {
     struct epoll_event events[EPOLL_EVENTS_MAX];
     int max = e->guest.turn ? SHARED_EVENTS_MAX : EPOLL_EVENTS_MAX;
@@ -694,6 +718,9 @@ static bool wait_events(struct engine *e, bool busy, bool *ret_slirp_ready) RUNS
         case EVENT_UDP:
             udp_forwards_readable(e->udp, events_value(tag));
             break;
+        case EVENT_FLOW:
+            udp_flows_ready(e->flows, events_value(tag), events[i].events, clock_coarse_ns());
+            break;
         }
     }
     return true;
@@ -713,7 +740,7 @@ static bool guest_turn(struct engine *e) RUNS_ON(role_slirp)
     return ms == 0;
 }
 
-static void loop(struct engine *e) RUNS_ON(role_slirp)
+static void loop(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out) RUNS_ON(role_udp_in)
 {
     bool more = true, slirp_ready; /* the first turn looks at the TAP, which arms an io_uring reader */
 
@@ -724,11 +751,17 @@ static void loop(struct engine *e) RUNS_ON(role_slirp)
         thread_count_turn();
         if (world_wanted(&e->world)) {
             role_leave(&role_slirp);
+            role_leave(&role_udp_out);
+            role_leave(&role_udp_in);
             world_park(&e->world);
+            role_enter(&role_udp_in);
+            role_enter(&role_udp_out);
             role_enter(&role_slirp);
             e->dirty = true;
         }
         adopt_all(e);
+        if (e->flows)
+            udp_flows_turn(e->flows);
         if (e->dirty)
             fill(e);
         if (!wait_events(e, more, &slirp_ready))
@@ -752,7 +785,11 @@ static void run_split(void *arg)
     struct engine *e = arg;
 
     role_enter(&role_slirp);
+    role_enter(&role_udp_out);
+    role_enter(&role_udp_in);
     loop(e);
+    role_leave(&role_udp_in);
+    role_leave(&role_udp_out);
     role_leave(&role_slirp);
     world_end(&e->world);
 }
@@ -765,7 +802,11 @@ static void run_shared(void *arg)
     role_enter(&role_slirp);
     role_enter(&role_tap_tx);
     role_enter(&role_fwd); /* engine_share() */
+    role_enter(&role_udp_out);
+    role_enter(&role_udp_in);
     loop(e);
+    role_leave(&role_udp_in);
+    role_leave(&role_udp_out);
     role_leave(&role_fwd);
     role_leave(&role_tap_tx);
     role_leave(&role_slirp);
@@ -913,6 +954,41 @@ static void udp_send(void *arg, const void *frame, uint32_t size)
     tap_tx_send(&e->tx, frame, size);
 }
 
+/* The guest's datagrams past libslirp; a quarter of the descriptors there are at most. */
+static int make_flows(struct engine *e, struct failure *why)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    const struct engine_config *c = &e->config;
+    struct udp_flows_config config = {
+        .epoll_fd = e->descriptors.epoll_fd,
+        .tag = events_tag(EVENT_FLOW, 0),
+        .mtu = c->mtu,
+        .network = c->network,
+        .netmask = c->netmask,
+        .gateway = c->gateway,
+        .dns = c->dns,
+        .disable_host_loopback = c->disable_host_loopback,
+        .disable_dns = c->disable_dns,
+        .has_outbound = c->has_outbound,
+        .has_outbound6 = c->has_outbound6,
+        .outbound = c->outbound,
+        .outbound6 = c->outbound6,
+        .resolv_conf = "/etc/resolv.conf",
+        .n_flows_max = UDP_FLOWS_MAX,
+        .send = udp_send,
+        .arg = e,
+    };
+    struct rlimit limit;
+    int r;
+
+    if (!c->direct_udp)
+        return 0;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / 4 < UDP_FLOWS_MAX)
+        config.n_flows_max = (uint32_t)(limit.rlim_cur / 4);
+    r = udp_flows_new(&e->flows, &config);
+    return r < 0 ? failure(why, r, "use --udp=slirp", "cannot allocate the table of UDP flows") : 0;
+}
+
 static void engine_init_empty(struct engine *e) TSA(no_thread_safety_analysis) /* before threads start */
 {
     e->gone_fd = e->wake.fd = e->rx.wake.fd = e->tx.wake.fd = e->descriptors.epoll_fd = -1;
@@ -992,7 +1068,8 @@ static int engine_init(struct engine *e, struct failure *why)
         return failure(why, r, NULL, "cannot allocate the reassembly of fragments");
     if ((r = udp_forwards_new(&e->udp, &udp)) < 0)
         return failure(why, r, NULL, "cannot allocate the UDP forwards");
-    return make_slirp(e, why);
+    r = make_flows(e, why);
+    return r < 0 ? r : make_slirp(e, why);
 }
 
 int engine_new(struct engine **ret, const struct engine_config *config, struct failure *why)
@@ -1025,6 +1102,7 @@ struct engine *engine_free(struct engine *e) TSA(no_thread_safety_analysis) /* a
         slirp_cleanup(e->slirp);
     role_leave(&role_slirp);
     udp_forwards_free(e->udp);
+    udp_flows_free(e->flows);
     reassembly_free(e->reassembly);
     if (e->io) {
         e->io->reader_free(e->reader);
@@ -1096,10 +1174,14 @@ TSA(no_thread_safety_analysis) void world_stop(struct engine *e)
 {
     world_hold(&e->world, kick, e);
     role_enter(&role_slirp);
+    role_enter(&role_udp_out);
+    role_enter(&role_udp_in);
 }
 
 TSA(no_thread_safety_analysis) void world_resume(struct engine *e)
 {
+    role_leave(&role_udp_in);
+    role_leave(&role_udp_out);
     role_leave(&role_slirp);
     world_release(&e->world);
 }
@@ -1142,4 +1224,14 @@ int engine_list_slirp(struct engine *e, uint64_t from, struct flow_info *rows, u
 int engine_list_udp(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
 {
     return udp_forwards_list(e->udp, from, rows, max, ret_next);
+}
+
+TSA(no_thread_safety_analysis) /* during a world stop its caller has the two UDP roles as well */
+int engine_list_flows(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max,
+                      uint64_t *ret_next)
+{
+    if (e->flows)
+        return udp_flows_list(e->flows, from, rows, max, clock_monotonic_ns(), ret_next);
+    *ret_next = 0;
+    return 0;
 }

@@ -36,6 +36,7 @@ struct engine_config {
     struct in_addr network, netmask, gateway, dns, dhcp_start, guest;
     bool ipv6; /* fd00::/64, gateway fd00::2, DNS fd00::3 */
     bool disable_host_loopback, disable_dns;
+    bool direct_udp; /* the guest's datagrams go past libslirp (io/udp_flows.h) */
     bool has_outbound, has_outbound6;
     struct sockaddr_in outbound;
     struct sockaddr_in6 outbound6;
@@ -126,6 +127,8 @@ char *engine_slirp_info(struct engine *e) RUNS_ON(role_slirp);
 
 /* flow_list (io/flow_info.h) of what libslirp carries, and of clients of UDP forwards. */
 int engine_list_slirp(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max,
+                      uint64_t *ret_next) RUNS_ON(role_slirp);
+int engine_list_flows(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max,
                       uint64_t *ret_next) RUNS_ON(role_slirp);
 int engine_list_udp(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
     RUNS_ON(role_slirp);

@@ -9,6 +9,7 @@ enum event_kind {
     EVENT_WAKE,  /* the slirp thread's eventfd */
     EVENT_TAP,   /* the TAP reader, in shared mode */
     EVENT_UDP,   /* value: the socket of a UDP forward */
+    EVENT_FLOW,  /* value: a UDP flow of the guest's */
 };
 
 /* Tags with any of the upper bits belong to the loop that shares the thread (engine.h). */

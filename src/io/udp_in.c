@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * udp_in.c - what comes back: from host sockets to frames for the guest
+ *
+ * Datagrams are received in batches, each into a buffer with room for headers in front, and go out from
+ * there. What the kernel has joined (UDP_GRO) is taken apart here. A flow's socket gets UDP_GRO and larger
+ * buffers once it has proved busy: a resolver's sockets live for one answer and are not worth two system
+ * calls.
+ *
+ * ICMP errors come from the error queue (IP_RECVERR, ip(7)), with the address the datagram was sent to, how
+ * its payload began, and who complained. The guest gets them with its own idea of these addresses; errors
+ * from the host's own loopback come from the gateway, because a guest would drop a packet from 127.0.0.1.
+ */
+#include "base/bits.h"
+#include "base/counters.h"
+#include "io/icmp_error.h"
+#include "io/udp_private.h"
+
+#include <errno.h>
+#include <linux/errqueue.h>
+#include <netinet/udp.h>
+#include <sys/epoll.h>
+
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
+
+enum {
+    ROUNDS = 4,      /* batches per event: then others have their turn */
+    ERRORS_MAX = 16, /* ICMP errors per event */
+    BULK_BUFFER = 1 << 20,
+    PORT_DNS = 53,
+    PAYLOAD_AT = FRAME_HEADROOM + UDP_FRAME_HEADROOM,
+    PAYLOAD_ROOM = 65535,
+};
+static_assert(PAYLOAD_AT + PAYLOAD_ROOM <= FRAME_STRIDE, "a datagram does not fit its buffer");
+
+bool udp_shown(const struct udp_flows *u, const struct udp_flow *f, const union address *real,
+               union address *ret, bool *ret_is_server)
+{
+    bool v6 = real->sa.sa_family == AF_INET6;
+    uint32_t server = atomic_load_explicit(&f->server, memory_order_relaxed);
+
+    *ret_is_server =
+        server > 0 && address_port(real) == PORT_DNS && udp_same_address(&u->servers[server - 1], real);
+    if (*ret_is_server) {
+        *ret = v6 ? u->dns6 : u->dns4;
+        return true;
+    }
+    *ret = *real;
+    if (address_is_self(real)) {
+        if (u->config.disable_host_loopback)
+            return false;
+        if (!atomic_load_explicit(&f->literal, memory_order_relaxed)) {
+            *ret = v6 ? u->gateway6 : u->gateway4;
+            address_set_port(ret, address_port(real));
+        }
+        return true;
+    }
+    return !v6 || !IN6_IS_ADDR_LINKLOCAL(&real->in6.sin6_addr); /* a link the guest is not on */
+}
+
+/* ---- ICMP errors ---- */
+
+struct error_message {
+    struct sock_extended_err error;
+    union address offender;
+};
+
+static bool read_error(struct msghdr *m, struct error_message *ret)
+{
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+        size_t size = c->cmsg_len - CMSG_LEN(0);
+
+        if (!((c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_RECVERR) ||
+              (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_RECVERR)) ||
+            size < sizeof(ret->error))
+            continue;
+        memset(ret, 0, sizeof(*ret));
+        memcpy(&ret->error, CMSG_DATA(c), sizeof(ret->error));
+        memcpy(&ret->offender, CMSG_DATA(c) + sizeof(ret->error),
+               min_u32((uint32_t)(size - sizeof(ret->error)), sizeof(ret->offender)));
+        return true;
+    }
+    return false;
+}
+
+static void reflect(struct udp_flows *u, const struct udp_flow *f, const struct error_message *e,
+                    const union address *to, const uint8_t *payload, uint32_t size) RUNS_ON(role_udp_in)
+{
+    bool v6 = f->guest.sa.sa_family == AF_INET6, is_server, is_mtu;
+    uint8_t frame[ICMP_ERROR_DATAGRAM_MAX];
+    union address shown, from = v6 ? u->gateway6 : u->gateway4;
+    struct icmp_error icmp = {.type = e->error.ee_type,
+                              .code = e->error.ee_code,
+                              .from = &from,
+                              .src = &f->guest,
+                              .dst = &shown,
+                              .payload = payload,
+                              .payload_size = size};
+
+    if (e->error.ee_origin != (v6 ? SO_EE_ORIGIN_ICMP6 : SO_EE_ORIGIN_ICMP) ||
+        to->sa.sa_family != f->guest.sa.sa_family || !udp_shown(u, f, to, &shown, &is_server))
+        return;
+    is_mtu = v6 ? e->error.ee_type == 2 : e->error.ee_type == 3 && e->error.ee_code == 4;
+    icmp.mtu = is_mtu ? e->error.ee_info : 0;
+    /* A host that complains of itself is who the guest takes it for; a router has its own address. */
+    if (e->offender.sa.sa_family == to->sa.sa_family && udp_same_address(&e->offender, to))
+        from = shown;
+    else if (e->offender.sa.sa_family == to->sa.sa_family && !address_is_self(&e->offender) &&
+             !(v6 && IN6_IS_ADDR_LINKLOCAL(&e->offender.in6.sin6_addr)))
+        from = e->offender;
+    udp_mac(f, icmp.guest_mac);
+    udp_frame_gateway_mac(icmp.gateway_mac, f->guest.sa.sa_family, u->config.gateway);
+    u->config.send(u->config.arg, frame, icmp_error_datagram(frame, &icmp));
+    counter_add_shared(COUNTER_udp_icmp, 1); /* both halves report */
+}
+
+static void take_errors(struct udp_flows *u, const struct udp_flow *f) RUNS_ON(role_udp_in)
+{
+    for (int i = 0; i < ERRORS_MAX; i++) {
+        uint8_t payload[ICMP_ERROR_QUOTE_MAX];
+        union {
+            struct cmsghdr align;
+            uint8_t bytes[256];
+        } control;
+        union address to;
+        struct iovec part = {.iov_base = payload, .iov_len = sizeof(payload)};
+        struct msghdr m = {.msg_name = &to,
+                           .msg_namelen = sizeof(to),
+                           .msg_iov = &part,
+                           .msg_iovlen = 1,
+                           .msg_control = control.bytes,
+                           .msg_controllen = sizeof(control.bytes)};
+        struct error_message error;
+        ssize_t n;
+
+        memset(&to, 0, sizeof(to));
+        n = recvmsg(f->fd, &m, MSG_ERRQUEUE | MSG_DONTWAIT);
+        if (n < 0)
+            return; /* EAGAIN: no more; anything else would come again with the next event */
+        if (read_error(&m, &error))
+            reflect(u, f, &error, &to, payload, (uint32_t)n);
+    }
+}
+
+/* ---- datagrams ---- */
+
+static uint32_t joined_size(struct msghdr *m)
+{
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+        int size;
+
+        if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == UDP_GRO) {
+            memcpy(&size, CMSG_DATA(c), sizeof(size));
+            return size > 0 ? (uint32_t)size : 0;
+        }
+    }
+    return 0;
+}
+
+static void deliver(struct udp_flows *u, struct udp_flow *f, uint32_t index, uint32_t size)
+    RUNS_ON(role_udp_in)
+{
+    struct udp_in *in = &u->in;
+    const union address *from = &in->from[index];
+    uint8_t *payload = in->parts[index].iov_base;
+    uint32_t step = joined_size(&in->messages[index].msg_hdr), at = 0, n = 0;
+    union address shown;
+    struct udp_frame frame = {.src = &shown,
+                              .dst = &f->guest,
+                              .gateway = u->config.gateway,
+                              .mtu = u->config.mtu,
+                              .id = &in->ip_id,
+                              .send = u->config.send,
+                              .arg = u->config.arg};
+    bool is_server;
+
+    if (!udp_shown(u, f, from, &shown, &is_server)) {
+        counter_add(COUNTER_udp_drop_source, 1);
+        return;
+    }
+    udp_mac(f, frame.guest_mac);
+    if (step == 0)
+        step = max_u32(size, 1);
+    do {
+        if (!udp_frame_send(&frame, payload + at, min_u32(step, size - at)))
+            counter_add(COUNTER_udp_drop_source, 1);
+        at += step;
+        n++;
+    } while (at < size);
+    udp_add(&f->n_in, n);
+    udp_add(&f->in_bytes, size);
+    counter_add(COUNTER_udp_in, n);
+    counter_add(COUNTER_udp_in_bytes, size);
+    if (is_server)
+        atomic_store_explicit(&f->n_answers, atomic_load_explicit(&f->n_answers, memory_order_relaxed) + n,
+                              memory_order_relaxed);
+    atomic_store_explicit(&f->port53_last, address_port(from) == PORT_DNS, memory_order_relaxed);
+}
+
+static void prepare(struct udp_in *in, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        in->parts[i] = (struct iovec){.iov_base = in->region + (size_t)i * FRAME_STRIDE + PAYLOAD_AT,
+                                      .iov_len = PAYLOAD_ROOM};
+        in->messages[i].msg_hdr = (struct msghdr){.msg_name = &in->from[i],
+                                                  .msg_namelen = sizeof(in->from[i]),
+                                                  .msg_iov = &in->parts[i],
+                                                  .msg_iovlen = 1,
+                                                  .msg_control = in->controls[i].bytes,
+                                                  .msg_controllen = sizeof(in->controls[i].bytes)};
+    }
+}
+
+static void make_bulk(const struct udp_flows *u, struct udp_flow *f)
+{
+    static const int buffer = BULK_BUFFER, on = 1;
+
+    f->bulk = true;
+    /* Wishes: the kernel grants what net.core.rmem_max and wmem_max allow, and joins what it can. */
+    (void)setsockopt(f->fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof(buffer));
+    (void)setsockopt(f->fd, SOL_SOCKET, SO_SNDBUF, &buffer, sizeof(buffer));
+    if (u->gro)
+        (void)setsockopt(f->fd, IPPROTO_UDP, UDP_GRO, &on, sizeof(on));
+}
+
+void udp_flows_ready(struct udp_flows *u, uint32_t index, uint32_t events, int64_t now_ns)
+{
+    struct udp_flow *f = index < UDP_SLOTS ? &u->flows[index] : NULL;
+
+    /* Acquire, pairs with udp_open(). Retired: its end is on the way. */
+    if (!f || atomic_load_explicit(&f->state, memory_order_acquire) != UDP_LIVE)
+        return;
+    if (events & EPOLLERR)
+        take_errors(u, f);
+    for (int round = 0; round < ROUNDS; round++) {
+        /* A first message tells whether there is more than the one that question and answer need. */
+        uint32_t n_max = f->bulk || round > 0 ? UDP_IN_BATCH : 4;
+        int n;
+
+        prepare(&u->in, n_max);
+        n = recvmmsg(f->fd, u->in.messages, n_max, MSG_DONTWAIT, NULL);
+        counter_add(COUNTER_udp_in_calls, 1);
+        if (n < 0) {
+            if (errno == EAGAIN)
+                break;
+            continue; /* an error that waits in the queue as well (EPOLLERR comes again), or EINTR */
+        }
+        for (int i = 0; i < n; i++)
+            deliver(u, f, (uint32_t)i, u->in.messages[i].msg_len);
+        atomic_store_explicit(&f->in_ns, now_ns, memory_order_relaxed);
+        if ((uint32_t)n < n_max)
+            break;
+    }
+    if (!f->bulk && atomic_load_explicit(&f->n_in, memory_order_relaxed) >= UDP_BULK_DATAGRAMS)
+        make_bulk(u, f);
+}
