@@ -6,8 +6,8 @@
  * carry, with (forward, client's real address and port), which is what datagrams from outside carry: it hangs
  * in two hash tables and in one list ordered by last use.
  *
- * Towards the guest a datagram becomes one frame, or IPv4/IPv6 fragments when it is larger than the MTU (RFC
- * 791, RFC 8200 4.5). From the guest come whole datagrams only: io/reassembly.h is in front.
+ * Towards the guest a datagram becomes one frame or fragments (io/udp_frame.h). From the guest come whole
+ * datagrams only: io/reassembly.h is in front.
  *
  * The guest's MAC address: learned from ARP and neighbour discovery of the guest address; as long as nothing
  * has been learned, the TAP's own address (SIOCGIFHWADDR works on a tun descriptor), because whatever lies
@@ -18,6 +18,7 @@
 #include "base/bits.h"
 #include "base/clock.h"
 #include "base/counters.h"
+#include "io/udp_frame.h"
 #include "slirp/events.h"
 
 #include <errno.h>
@@ -32,9 +33,6 @@
 
 enum {
     ETH_SIZE = 14,
-    IPV4_SIZE = 20,
-    IPV6_SIZE = 40,
-    FRAGMENT_SIZE = 8,
     UDP_SIZE = 8,
     DATAGRAM_MAX = 65535,
     BUCKETS = 1024,
@@ -77,9 +75,8 @@ struct udp_forwards {
     struct client *oldest, *newest;
     struct neighbour neighbours[NEIGHBOURS_MAX];
     uint32_t next_neighbour;
-    uint16_t ip_id;
-    uint8_t datagram[DATAGRAM_MAX];
-    uint8_t frame[ETH_SIZE + DATAGRAM_MAX + 1];
+    uint32_t ip_id;
+    uint8_t datagram[UDP_FRAME_HEADROOM + DATAGRAM_MAX];
 };
 
 /* ---- tables ---- */
@@ -263,115 +260,28 @@ static bool guest_mac(struct udp_forwards *u, const union address *guest, uint8_
     return true;
 }
 
-/* Writes the UDP header in front of the payload at @udp + UDP_SIZE; @src and @dst as they will be in the IP
- * header. */
-static void finish_udp(uint8_t *udp, uint32_t udp_size, uint16_t src_port, uint16_t dst_port,
-                       const uint8_t *src, const uint8_t *dst, uint32_t addr_size)
-{
-    uint8_t pseudo[4] = {0, IPPROTO_UDP, 0, 0};
-    uint32_t sum;
-    uint16_t folded;
-
-    put_u16(udp, src_port);
-    put_u16(udp + 2, dst_port);
-    put_u16(udp + 4, udp_size);
-    put_u16(udp + 6, 0);
-    put_u16(pseudo + 2, udp_size);
-    sum = checksum_add(checksum_add(0, src, addr_size), dst, addr_size);
-    folded = checksum_fold(checksum_add(checksum_add(sum, pseudo, sizeof(pseudo)), udp, udp_size));
-    if (folded == 0)
-        folded = 0xffff; /* RFC 768: zero would mean "no checksum" */
-    memcpy(udp + 6, &folded, 2);
-}
-
-static void send_ipv4(struct udp_forwards *u, const uint8_t *eth, const union address *src,
-                      const union address *dst, const uint8_t *udp, uint32_t udp_size)
-{
-    uint32_t part_max = udp_size, id = ++u->ip_id;
-    uint8_t *ip = u->frame + ETH_SIZE;
-
-    if (IPV4_SIZE + udp_size > u->config.mtu)
-        part_max = (u->config.mtu - IPV4_SIZE) & ~7u;
-    for (uint32_t at = 0; at < udp_size; at += part_max) {
-        uint32_t part = min_u32(part_max, udp_size - at);
-        bool more = at + part < udp_size;
-        uint16_t sum;
-
-        memcpy(u->frame, eth, ETH_SIZE);
-        memset(ip, 0, IPV4_SIZE);
-        ip[0] = 0x45;
-        put_u16(ip + 2, IPV4_SIZE + part);
-        put_u16(ip + 4, id);
-        put_u16(ip + 6, (more ? 0x2000 : 0) | at / 8);
-        ip[8] = 64;
-        ip[9] = IPPROTO_UDP;
-        memcpy(ip + 12, &src->in.sin_addr, 4);
-        memcpy(ip + 16, &dst->in.sin_addr, 4);
-        sum = checksum_fold(checksum_add(0, ip, IPV4_SIZE));
-        memcpy(ip + 10, &sum, 2);
-        memcpy(ip + IPV4_SIZE, udp + at, part);
-        u->config.send(u->config.arg, u->frame, ETH_SIZE + IPV4_SIZE + part);
-    }
-}
-
-static void send_ipv6(struct udp_forwards *u, const uint8_t *eth, const union address *src,
-                      const union address *dst, const uint8_t *udp, uint32_t udp_size)
-{
-    bool fragmented = IPV6_SIZE + udp_size > u->config.mtu;
-    uint32_t part_max = fragmented ? (u->config.mtu - IPV6_SIZE - FRAGMENT_SIZE) & ~7u : udp_size;
-    uint32_t id = ++u->ip_id;
-    uint8_t *ip = u->frame + ETH_SIZE;
-
-    for (uint32_t at = 0; at < udp_size; at += part_max) {
-        uint32_t part = min_u32(part_max, udp_size - at), extra = fragmented ? FRAGMENT_SIZE : 0;
-        bool more = at + part < udp_size;
-
-        memcpy(u->frame, eth, ETH_SIZE);
-        memset(ip, 0, IPV6_SIZE + FRAGMENT_SIZE);
-        ip[0] = 0x60;
-        put_u16(ip + 4, part + extra);
-        ip[6] = fragmented ? IPPROTO_FRAGMENT : IPPROTO_UDP;
-        ip[7] = 64;
-        memcpy(ip + 8, &src->in6.sin6_addr, 16);
-        memcpy(ip + 24, &dst->in6.sin6_addr, 16);
-        if (fragmented) {
-            ip[IPV6_SIZE] = IPPROTO_UDP;
-            put_u16(ip + IPV6_SIZE + 2, (at & 0xfff8) | more);
-            put_u16(ip + IPV6_SIZE + 6, id);
-        }
-        memcpy(ip + IPV6_SIZE + extra, udp + at, part);
-        u->config.send(u->config.arg, u->frame, ETH_SIZE + IPV6_SIZE + extra + part);
-    }
-}
-
-/* The datagram's payload lies at u->datagram + UDP_SIZE. */
+/* The datagram's payload lies at u->datagram + UDP_FRAME_HEADROOM. */
 static void to_guest(struct udp_forwards *u, struct udp_forward *f, const union address *real, uint32_t size)
 {
     struct client *c = find_by_real(u, f, real);
-    bool v6 = f->guest.sa.sa_family == AF_INET6;
-    uint8_t eth[ETH_SIZE];
+    struct udp_frame frame = {.dst = &f->guest,
+                              .gateway = u->config.gateway,
+                              .mtu = u->config.mtu,
+                              .id = &u->ip_id,
+                              .send = u->config.send,
+                              .arg = u->config.arg};
 
     if (!c)
         c = client_new(u, f, real);
-    if (!c || !guest_mac(u, &f->guest, eth) || size > DATAGRAM_MAX - UDP_SIZE - (v6 ? 0 : IPV4_SIZE)) {
+    if (!c || !guest_mac(u, &f->guest, frame.guest_mac)) {
         counter_add(COUNTER_udp_forward_drop, 1);
         return;
     }
     client_use(u, c);
-    /* The MAC addresses that libslirp shows for the gateway: 52:55 and its IPv4 address, 52:56:00:00:00:02.
-     */
-    memcpy(eth + 6, (const uint8_t[6]){0x52, v6 ? 0x56 : 0x55, 0, 0, 0, 2}, 6);
-    if (v6) {
-        put_u16(eth + 12, 0x86dd);
-        finish_udp(u->datagram, UDP_SIZE + size, address_port(&c->shown), address_port(&f->guest),
-                   c->shown.in6.sin6_addr.s6_addr, f->guest.in6.sin6_addr.s6_addr, 16);
-        send_ipv6(u, eth, &c->shown, &f->guest, u->datagram, UDP_SIZE + size);
-    } else {
-        memcpy(eth + 8, &u->config.gateway, 4);
-        put_u16(eth + 12, 0x0800);
-        finish_udp(u->datagram, UDP_SIZE + size, address_port(&c->shown), address_port(&f->guest),
-                   (const uint8_t *)&c->shown.in.sin_addr, (const uint8_t *)&f->guest.in.sin_addr, 4);
-        send_ipv4(u, eth, &c->shown, &f->guest, u->datagram, UDP_SIZE + size);
+    frame.src = &c->shown;
+    if (!udp_frame_send(&frame, u->datagram + UDP_FRAME_HEADROOM, size)) {
+        counter_add(COUNTER_udp_forward_drop, 1);
+        return;
     }
     add_relaxed(&f->bytes_to_guest, size);
     c->bytes_to_guest += size;
@@ -390,7 +300,7 @@ void udp_forwards_readable(struct udp_forwards *u, uint32_t index)
         ssize_t size;
 
         memset(&from, 0, sizeof(from));
-        size = recvfrom(f->fd, u->datagram + UDP_SIZE, DATAGRAM_MAX - UDP_SIZE, MSG_DONTWAIT, &from.sa,
+        size = recvfrom(f->fd, u->datagram + UDP_FRAME_HEADROOM, DATAGRAM_MAX, MSG_DONTWAIT, &from.sa,
                         &from_size);
         if (size < 0) {
             if (errno == EAGAIN)

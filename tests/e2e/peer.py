@@ -632,6 +632,181 @@ def udp_listen_twice(relay_addr, relay_port):
     say(event="second", peer=peer[0], port=peer[1], n=len(data))
 
 
+def client_udp_connected(addr, port, timeout_s="3"):
+    """What a connected socket hears after sending: an answer, or the error that an ICMP message brought."""
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    s.settimeout(float(timeout_s))
+    s.connect((addr, port))
+    s.send(b"anybody there?")
+    return {"n": len(s.recv(65536))}
+
+
+def client_udp_many(addr, port, n, size, family_source="", timeout_s="5"):
+    """Datagrams of one size, all under way at once; how many come back, as they were."""
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    s.settimeout(float(timeout_s))
+    sent = [pattern(int(size), seed=i) for i in range(int(n))]
+    for data in sent:
+        s.sendto(data, (addr, port))
+    got = []
+    while len(got) < len(sent):
+        try:
+            got.append(s.recvfrom(65536)[0])
+        except socket.timeout:
+            break
+    return {"good": len(set(got) & set(sent)), "in_order": got == sent}
+
+
+def client_udp_segments(addr, port, n, size):
+    """One send of n datagrams of one size (UDP_SEGMENT), the last one shorter; what comes back."""
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    s.settimeout(5)
+    s.setsockopt(socket.IPPROTO_UDP, 103, int(size))
+    data = pattern(int(n) * int(size) - 7)
+    s.sendto(data, (addr, port))
+    got = [s.recvfrom(65536)[0] for _ in range(int(n))]
+    return {"same": b"".join(got) == data, "sizes": sorted({len(d) for d in got})}
+
+
+def client_udp_ports(addr, port, n, hold="1"):
+    """Sends from n ports at once, a batch of sockets after the other; how many were answered."""
+    raise_limit()
+    answered, left, batch = 0, int(n), 500
+    while left > 0:
+        socks = [socket.socket(family_of(addr), socket.SOCK_DGRAM) for _ in range(min(batch, left))]
+        poll = select.poll()
+        for s in socks:
+            s.sendto(b"x", (addr, port))
+            poll.register(s, select.POLLIN)
+        waiting = {s.fileno(): s for s in socks}
+        while waiting and (events := poll.poll(1000)):
+            for fd, _ in events:
+                waiting.pop(fd).recv(100)
+                poll.unregister(fd)
+                answered += 1
+        left -= len(socks)
+        for s in socks:
+            s.close()
+    return {"answered": answered}
+
+
+def client_udp_spray(addr, port, n):
+    """Sends one datagram to each of n ports of an address, from one socket."""
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    for i in range(int(n)):
+        try:
+            s.sendto(b"x", (addr, 1024 + i % 60000))
+        except OSError:
+            pass  # what came back for an earlier one
+    return {"sent": int(n)}
+
+
+def client_dns_load(addr, port, n, at_once):
+    """n questions, each from a socket of its own, some at a time; how many were answered, and how fast."""
+    raise_limit()
+    poll = select.poll()
+    waiting, asked, answered, start = {}, 0, 0, time.monotonic()
+    while answered < int(n):
+        while asked < int(n) and len(waiting) < int(at_once):
+            s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+            s.sendto(struct.pack("!H", asked & 0xffff) + b"\1\0\0\1\0\0\0\0\0\0\7example\0\0\1\0\1", (addr, port))
+            waiting[s.fileno()] = (s, asked & 0xffff)
+            poll.register(s, select.POLLIN)
+            asked += 1
+        events = poll.poll(3000)
+        if not events:
+            break
+        for fd, _ in events:
+            s, number = waiting.pop(fd)
+            poll.unregister(fd)
+            answered += s.recv(512)[:2] == struct.pack("!H", number)
+            s.close()
+    return {"answered": answered, "per_second": answered / (time.monotonic() - start)}
+
+
+def client_ttl(addr, port, ttl):
+    """A datagram with a small TTL: who says that its time is over (or nobody)."""
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    s.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, int(ttl))
+    s.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+    s.sendto(b"x", (addr, port))
+    if not select.select([s], [], [], 3)[0]:
+        return {"offender": None}
+    try:
+        _, control, _, _ = s.recvmsg(100, 512, 0x2000)  # MSG_ERRQUEUE
+    except BlockingIOError:
+        return {"answer": s.recv(100).decode()}
+    data = control[0][2]
+    return {"type": data[5], "code": data[6], "offender": socket.inet_ntoa(data[20:24])}
+
+
+def udp_ttl(addr, port):
+    """Tells the TTL of what comes."""
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    s.bind((addr, int(port)))
+    s.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
+    say(event="ready")
+    while True:
+        _, control, _, _ = s.recvmsg(65536, 512)
+        say(event="datagram", ttl=struct.unpack("i", control[0][2])[0])
+
+
+def udp_echo_many(addr, port):
+    """Echoes in silence."""
+    s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    s.bind((addr, int(port)))
+    say(event="ready")
+    while True:
+        s.sendto(*s.recvfrom(65536))
+
+
+def raw_udp(interface, gateway_mac, dst, port):
+    """A datagram addressed to @dst by hand; what comes back: an answer (and from whom), ICMP or nothing."""
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+    s.bind((interface, 0))
+    mac = s.getsockname()[4]
+    v6 = ":" in dst
+    fam = family_of(dst)
+    src_b, dst_b = socket.inet_pton(fam, "fd00::1234" if v6 else "10.0.2.100"), socket.inet_pton(fam, dst)
+
+    def csum(b):
+        if len(b) % 2:
+            b += b"\0"
+        t = sum(struct.unpack("!%dH" % (len(b) // 2), b))
+        while t >> 16:
+            t = (t & 0xffff) + (t >> 16)
+        return ~t & 0xffff
+
+    udp = struct.pack("!HHHH", 43211, int(port), 13, 0) + b"hello"
+    pseudo = src_b + dst_b + (struct.pack("!IHBB", 13, 0, 0, 17) if v6 else struct.pack("!BBH", 0, 17, 13))
+    udp = udp[:6] + struct.pack("!H", csum(pseudo + udp)) + udp[8:]
+    if v6:
+        ip = struct.pack("!IHBB", 0x60000000, 13, 17, 64) + src_b + dst_b
+        ether = bytes.fromhex(gateway_mac.replace(":", "")) + mac + b"\x86\xdd"
+    else:
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 33, 1, 0, 64, 17, 0) + src_b + dst_b
+        ip = ip[:10] + struct.pack("!H", csum(ip)) + ip[12:]
+        ether = bytes.fromhex(gateway_mac.replace(":", "")) + mac + b"\x08\x00"
+    s.send(ether + ip + udp)
+    end = time.monotonic() + 1.5
+    answer = {"answer": "nothing"}
+    while (left := end - time.monotonic()) > 0 and select.select([s], [], [], left)[0]:
+        f = s.recv(2048)
+        if f[6:12] == mac:
+            continue
+        l4 = 54 if f[12:14] == b"\x86\xdd" else 34
+        proto = f[20] if l4 == 54 else f[23]
+        if proto == 17 and f[l4 + 2:l4 + 4] == struct.pack("!H", 43211):
+            answer = {"answer": "udp", "source": socket.inet_ntop(fam, f[22:38] if v6 else f[26:30])}
+            break
+        if proto in (1, 58) and f[l4] in (1, 3):
+            answer = {"answer": "icmp"}
+            break
+    say(**answer)
+
+
 def raw_frames(interface, seed, count):
     """Hostile frames out of an interface."""
     import random
