@@ -23,6 +23,9 @@ def descriptors(slirp):
     return len(os.listdir(f"/proc/{slirp.pid}/fd"))
 
 
+STOCK = 2 * 64  # sockets of the guest that nsagent makes in advance, with --api-socket
+
+
 def remote_of(v6):
     return REMOTE6 if v6 else REMOTE4
 
@@ -57,7 +60,7 @@ def test_many_datagrams_come_back_in_order(world, path, v6, mtu):
     start(world, *path, f"--mtu={mtu}", v6=v6)
     for size in (1, 1200, 1400):
         assert world.guest.client("udp_many", remote_of(v6), 7000, 30, size) == {
-            "good": 30 if size > 1 else pytest.approx(30, abs=1), "in_order": True, "seconds": pytest.approx(0, abs=20)}
+            "good": 30, "in_order": True, "seconds": pytest.approx(0, abs=20)}
 
 
 @BOTH
@@ -202,8 +205,8 @@ def test_a_spray_of_ports_is_bounded(world):
     before, rss = descriptors(slirp), int(slirp.status()["VmRSS"].split()[0])
     assert world.guest.client("udp_ports", REMOTE4, 7000, 20000)["answered"] > 19000
     s = stats(slirp)
-    assert s["udp_flows"] <= 4096 and s["udp_opened"] > 19000 and s["udp_evicted"] > 0
-    assert descriptors(slirp) <= before + 4096 + 300
+    assert s["udp_flows"] <= 4096 and s["udp_opened"] > 10000 and s["udp_evicted"] > 0
+    assert descriptors(slirp) <= before + 4096 + STOCK + 300
     if not os.environ.get("E2E_SANITIZER"):
         assert int(slirp.status()["VmRSS"].split()[0]) < rss + 16 * 1024
 
@@ -214,7 +217,7 @@ def test_a_spray_of_destinations_takes_one_descriptor(world):
     before = descriptors(slirp)
     world.guest.client("udp_spray", REMOTE4, 1, 20000)
     assert stats(slirp)["udp_opened"] <= 2
-    assert descriptors(slirp) <= before + 2
+    assert descriptors(slirp) <= before + STOCK + 2
 
 
 @pytest.mark.extension
@@ -226,8 +229,8 @@ def test_dns_under_load_loses_nothing_and_gives_descriptors_back(world):
     assert r["answered"] == 6000
     if not os.environ.get("E2E_SANITIZER"):
         assert r["per_second"] > 2000, r
-    assert descriptors(slirp) <= before + 256 + 64 + 300
-    wait_for("the descriptors are back", lambda: descriptors(slirp) <= before, 15)
+    assert descriptors(slirp) <= before + 256 + 64 + STOCK + 300
+    wait_for("the descriptors are back", lambda: descriptors(slirp) <= before + STOCK, 15)
 
 
 @pytest.mark.extension
