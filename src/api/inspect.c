@@ -42,6 +42,7 @@ static json_t *per_tier(void)
 {
     uint64_t diverted = counter_read(COUNTER_divert_bytes), spliced = counter_read(COUNTER_splice_bytes);
     json_t *forward = json_object(), *outbound = json_object(), *udp = json_object(), *slirp = json_object();
+    json_t *flows = json_object();
 
     reply_number(forward, "flows", counter_read(COUNTER_splice_flows));
     /* The two are added to one after the other. */
@@ -52,9 +53,12 @@ static json_t *per_tier(void)
     reply_number(udp, "open", counter_read(COUNTER_udp_forward_clients));
     reply_number(udp, "datagrams_to_guest", counter_read(COUNTER_udp_forward_in));
     reply_number(udp, "datagrams_to_host", counter_read(COUNTER_udp_forward_out));
+    reply_number(flows, "open", counter_read(COUNTER_udp_flows));
+    reply_number(flows, "flows", counter_read(COUNTER_udp_opened));
+    reply_number(flows, "bytes", counter_read(COUNTER_udp_in_bytes) + counter_read(COUNTER_udp_out_bytes));
     reply_number(slirp, "open", counter_read(COUNTER_slirp_sockets));
-    return json_pack("{s:o,s:o,s:o,s:o}", "splice-forward", forward, "splice-outbound", outbound,
-                     "udp-forward", udp, "slirp", slirp);
+    return json_pack("{s:o,s:o,s:o,s:o,s:o}", "splice-forward", forward, "splice-outbound", outbound,
+                     "udp-forward", udp, "udp", flows, "slirp", slirp);
 }
 
 /* The counters whose names tell a reason: X_@middle_Y becomes "X": {"Y": n}. */

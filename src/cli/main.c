@@ -436,7 +436,7 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
         .ipv6 = o->ipv6,
         .disable_host_loopback = o->disable_host_loopback,
         .disable_dns = o->disable_dns,
-        .direct_udp = o->udp != UDP_SLIRP,
+        .direct_udp = o->udp == UDP_DIRECT,
         .has_outbound = o->has_outbound,
         .has_outbound6 = o->has_outbound6,
         .outbound = o->outbound,

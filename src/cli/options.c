@@ -212,7 +212,7 @@ SETTER(threads)
 
 SETTER(udp)
 {
-    static const char *const names[] = {[UDP_AUTO] = "auto", [UDP_SLIRP] = "slirp"};
+    static const char *const names[] = {[UDP_SLIRP] = "slirp", [UDP_DIRECT] = "direct"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
         if (strcmp(arg, names[i]) == 0) {
@@ -220,7 +220,7 @@ SETTER(udp)
             return OK;
         }
     }
-    fprintf(stderr, "--udp must be \"auto\" or \"slirp\", not \"%s\"\n", arg);
+    fprintf(stderr, "--udp must be \"direct\" or \"slirp\", not \"%s\"\n", arg);
     return STATUS_ERROR;
 }
 
@@ -332,7 +332,7 @@ static const struct {
       false},
      set_divert},
     {{0, "udp", "PATH",
-      "carry the guest's datagrams directly, or all through libslirp ([auto|slirp], default=auto)", false},
+      "carry the guest's datagrams through libslirp or past it ([slirp|direct], default=slirp)", false},
      set_udp},
     {{0, "no-splice", NULL, "carry all TCP connections through libslirp and the TAP", false}, set_no_splice},
     {{0, "ctl", "SOCKET", "ask the program behind an API socket: list, add, remove, stats, flows or info",

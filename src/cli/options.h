@@ -45,7 +45,7 @@ struct options {
     enum engine_mode mode;
     bool no_splice;
     enum divert_mode { DIVERT_AUTO, DIVERT_ON, DIVERT_OFF } divert;
-    enum udp_path { UDP_AUTO, UDP_SLIRP } udp;
+    enum udp_path { UDP_SLIRP, UDP_DIRECT } udp;
     unsigned n_publish;
     struct forward_spec publish[PUBLISH_MAX];
     bool run;              /* the target is a process of our own (run.h), its pid known later */

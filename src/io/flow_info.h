@@ -17,7 +17,7 @@ enum { FLOW_ROWS_MAX = 128 }; /* flows told about in one go: bounds what a data-
 #define FLOW_AGE_UNKNOWN INT64_C(-1)
 
 struct flow_info {
-    const char *tier;            /* "splice-forward", "splice-outbound", "udp-forward", "slirp"; static */
+    const char *tier;            /* "splice-forward", "splice-outbound", "udp", "udp-forward", "slirp"; static */
     char state[24];              /* the carrier's word for it */
     bool inbound;                /* it was opened from outside */
     int proto;                   /* IPPROTO_* */

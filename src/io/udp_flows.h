@@ -5,7 +5,7 @@
  * One unconnected host socket per guest address and port, as libslirp has it: whoever answers is heard and
  * shown with its own address (endpoint-independent mapping and filtering). Datagrams are taken from frames
  * and sent in batches, answers are received in batches and become frames. States, rules and bounds:
- * docs/udp.md.
+ * the comments at the head of udp_table.c, udp_out.c and udp_in.c.
  *
  * Two halves that may run in two threads: role_udp_out finds, makes and retires flows and sends; role_udp_in
  * receives and closes the sockets of retired flows. A retired flow goes to role_udp_in through a ring, its
