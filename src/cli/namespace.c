@@ -19,6 +19,7 @@
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -38,6 +39,8 @@ union fd_message {
     struct cmsghdr align;
 };
 
+enum { SEND_TRIES_MAX = 100, SEND_RETRY_MS = 10 };
+
 static int send_report(int sock, const struct report *report, int fd)
 {
     struct iovec iov = {.iov_base = (void *)report, .iov_len = sizeof(*report)};
@@ -56,9 +59,14 @@ static int send_report(int sock, const struct report *report, int fd)
         cmsg->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
     }
-    do {
+    for (int i = 0;; i++) {
         n = sendmsg(sock, &msg, MSG_NOSIGNAL);
-    } while (n < 0 && errno == EINTR);
+        if (n >= 0 || (errno != EINTR && errno != ETOOMANYREFS) || i == SEND_TRIES_MAX)
+            break;
+        /* So many descriptors of this user are on their way, in all processes: unix(7). They arrive soon. */
+        if (errno == ETOOMANYREFS)
+            (void)poll(NULL, 0, SEND_RETRY_MS);
+    }
     return n < 0 ? -errno : 0;
 }
 
