@@ -47,8 +47,8 @@ enum {
     CONNECT_MS = 1000, /* for the guest's server to accept, over its lo */
     DETOUR_MS = 10000, /* how long a forward keeps to libslirp after that has failed */
     SLOT_BITS = 24,
-    DEFERRED_MAX = 1024,
-    DEFERRED_MS = 200, /* how long a connection waits for the agent to make sockets */
+    DEFERRED_MAX = 4096, /* as many as a full backlog brings at once */
+    DEFERRED_MS = 2000,  /* how long a connection waits for the agent to make sockets */
 };
 
 /* Why a forward's last connection did not take splice's path. */

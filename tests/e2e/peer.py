@@ -473,9 +473,11 @@ def client_after_end(addr, port, n_bytes):
 
 
 def client_abort(addr, port, n_bytes):
-    """Sends and resets the connection once it has got everything off."""
+    """Sends and, once it has got everything off, resets the connection when SIGUSR1 comes."""
+    on_signal()
     with connect(addr, port) as s:
         s.sendall(pattern(int(n_bytes)))
+        signal.sigtimedwait({signal.SIGUSR1}, DEADLINE_S)
         while struct.unpack("i", fcntl.ioctl(s, termios.TIOCOUTQ, bytes(4)))[0]:
             time.sleep(0.001)
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

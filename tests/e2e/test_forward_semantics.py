@@ -60,7 +60,10 @@ def test_the_server_may_end_its_half_first(world, path):
 def test_a_reset_of_the_client_ends_the_connection(world, path):
     f = Forwarded(world, path)
     server = world.guest.peer("tcp_watch", "0.0.0.0", 80)
-    assert world.remote.client("abort", HOST4, 8080, 1000)["ok"]
+    client = world.remote.begin("client", "abort", HOST4, 8080, 1000)
+    server.event("accepted")  # a connection that is reset before that may never be seen
+    client.process.send_signal(signal.SIGUSR1)
+    assert client.result()["ok"]
     # libslirp passes some resets on as an orderly end.
     assert server.event("ended")["end"] in (("ECONNRESET",) if path == "splice" else ("ECONNRESET", "eof"))
     f.went_its_way()

@@ -210,7 +210,10 @@ def test_a_reset_of_the_server_is_a_reset(world, way, addr):
 def test_a_reset_of_the_guest_is_a_reset(world, way, addr):
     s = start(world, way, addr=addr)
     server = world.remote.peer("tcp_watch", addr, 7000)
-    assert world.guest.client("abort", addr, 7000, 1000)["ok"]
+    client = world.guest.begin("client", "abort", addr, 7000, 1000)
+    server.event("accepted")  # a connection that is reset before that may never be seen
+    client.process.send_signal(signal.SIGUSR1)
+    assert client.result()["ok"]
     # libslirp closes its socket in an orderly way then; that is where the reference's own fault shows.
     assert server.event("ended")["end"] == ("ECONNRESET" if way == "diverted" else "eof")
     s.went_its_way(1)
