@@ -17,10 +17,10 @@ enum { FLOW_ROWS_MAX = 128 }; /* flows told about in one go: bounds what a data-
 #define FLOW_AGE_UNKNOWN INT64_C(-1)
 
 struct flow_info {
-    const char *tier;            /* "splice-forward", "splice-outbound", "udp", "udp-forward", "slirp"; static */
-    char state[24];              /* the carrier's word for it */
-    bool inbound;                /* it was opened from outside */
-    int proto;                   /* IPPROTO_* */
+    const char *tier; /* "splice-forward", "splice-outbound", "udp", "udp-forward", "slirp"; static */
+    char state[24];   /* the carrier's word for it */
+    bool inbound;     /* it was opened from outside */
+    int proto;        /* IPPROTO_* */
     union address guest, remote; /* as the guest sees the two ends; AF_UNSPEC: not known */
     uint64_t to_guest, to_host;  /* payload bytes, or FLOW_BYTES_UNKNOWN */
     int64_t age_ns;              /* since it began, or FLOW_AGE_UNKNOWN */
