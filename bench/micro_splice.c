@@ -303,6 +303,7 @@ static double round_trip_us(int client, int server, double seconds)
     size_t n = 0;
     pthread_t thread;
     double median;
+    size_t middle;
     char byte = 'x';
 
     set_blocking(client, true);
@@ -321,7 +322,8 @@ static double round_trip_us(int client, int server, double seconds)
     shutdown(client, SHUT_RDWR);
     pthread_join(thread, NULL);
     qsort(ns, n, sizeof(*ns), compare_ns);
-    median = (double)ns[n / 2] / 1000;
+    middle = n / 2;
+    median = (double)ns[middle] / 1000;
     free(ns);
     return median;
 }

@@ -341,7 +341,7 @@ static uint32_t build(struct udp_flows *u, struct udp_flow *f, uint32_t *at) RUN
     uint8_t ttl = o->entries[i].ttl;
 
     while (i != UDP_NONE && o->entries[i].ttl == ttl) {
-        struct udp_entry *first = &o->entries[i], *last = first;
+        struct udp_entry *first = &o->entries[i], *last;
         struct msghdr *m = &o->messages[n_messages].msg_hdr;
         uint32_t bytes = 0, n = 0;
 
