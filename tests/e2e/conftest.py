@@ -5,6 +5,7 @@ Marks:
   extension             something the single-threaded program never had
   since("1.3.0")        the single-threaded program has it from that version on
   reference_bug("...")  the single-threaded program does it wrong; what is tested is right
+  makes_userns          the program makes a user namespace: not with the thread sanitizer
 Each is skipped, with its reason, when $SLIRP4NETNS is the single-threaded program.
 """
 
@@ -35,7 +36,8 @@ def enter_user_namespace() -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     for mark in ("extension: not in the single-threaded program", "since(version): in it from this version on",
-                 "reference_bug(what): it does this wrong"):
+                 "reference_bug(what): it does this wrong",
+                 "makes_userns: the program makes a user namespace"):
         config.addinivalue_line("markers", mark)
     if hasattr(config, "workerinput"):
         return
@@ -77,6 +79,9 @@ def check_tun() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if harness.SANITIZER == "thread" and item.get_closest_marker("makes_userns"):
+            item.add_marker(pytest.mark.skip(reason=harness.NO_USERNS))
     version = harness.reference_version()
     if version is None:
         return

@@ -42,6 +42,8 @@ PROGRAM = os.environ.get("SLIRP4NETNS") or str(ROOT / "build" / "src" / "slirp4n
 PROGRAM_ARGS = os.environ.get("SLIRP4NETNS_ARGS", "").split()
 AS = os.environ.get("E2E_AS", "root" if os.geteuid() == 0 else "user")
 SANITIZER = os.environ.get("E2E_SANITIZER", "")
+# unshare(2) refuses a new user namespace to a process with threads, and that sanitizer has one of its own.
+NO_USERNS = "the thread sanitizer's own thread keeps the program from making a user namespace"
 IN_USERNS = os.environ.get("E2E_IN_USERNS") == "1"
 USER = "slirptest"  # made by conftest.py when root runs the tests
 PYTHON = "/usr/bin/python3"

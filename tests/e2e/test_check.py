@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from harness import (AS, DEADLINE_S, DNS4, GATEWAY4, IN_USERNS, PROGRAM, PROGRAM_ARGS, REMOTE4, identity, run, wait_for)
 
-pytestmark = pytest.mark.extension
+pytestmark = [pytest.mark.extension, pytest.mark.makes_userns]
 
 NAMES = ["TAP device", "user namespaces", "io_uring", "nf_tables", "policy routing", "TCP_REPAIR", "IP_TRANSPARENT", "ping",
          "open descriptors", "pipes", "TCP windows", "low ports", "name server"]

@@ -64,6 +64,7 @@ def test_with_a_path(world):
     assert world.remote.client("echo", HOST4, 8080, "x")["reply"] == "x"
 
 
+@pytest.mark.makes_userns
 @pytest.mark.parametrize("args", [[], CONFINED])
 def test_with_run(world, args):
     process = subprocess.Popen(world.argv("--run", "-p", "8080:80", *args, "--", PYTHON, str(world.peer_py), "tcp_echo",
@@ -89,6 +90,7 @@ def test_a_busy_port_fails_at_the_start_and_is_named(world, args, proto):
     assert "another program or forward has it" in done.stderr
 
 
+@pytest.mark.makes_userns
 def test_a_busy_port_fails_with_run_before_the_command(world):
     holder = world.host.begin("tcp_echo", "127.0.0.1", 8080)
     holder.event("ready")

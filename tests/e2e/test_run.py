@@ -16,7 +16,7 @@ import pytest
 from harness import (AS, DEADLINE_S, DNS4, IN_USERNS, PROGRAM, PROGRAM_ARGS, PYTHON, REMOTE4, REMOTE6, identity, run,
                      wait_for)
 
-pytestmark = pytest.mark.extension
+pytestmark = [pytest.mark.extension, pytest.mark.makes_userns]
 
 CONFINED = ["--enable-sandbox", "--enable-seccomp"]
 
