@@ -27,6 +27,8 @@
     X(rx_drop_fragment, "events",                                                                           \
       "fragments and unfinished datagrams dropped: overlapping, contradictory, too late, too many")         \
     X(rx_drop_dns, "frames", "frames to the DNS address dropped under --disable-dns")                       \
+    X(rx_drop_offload, "frames", "frames from the guest dropped because their virtio-net header lies")      \
+    X(rx_gso, "frames", "frames from the guest that are many segments (TSO)")                               \
     X(rx_errors, "errors", "reads of the TAP that failed for a passing reason")                             \
     X(tx_frames, "frames", "frames written to the TAP")                                                     \
     X(tx_bytes, "bytes", "bytes written to the TAP")                                                        \
@@ -35,6 +37,8 @@
     X(tx_syscalls, "calls", "system calls made to write the TAP")                                           \
     X(tx_drop_ring_full, "frames", "frames to the guest dropped because the ring to the writer was full")   \
     X(tx_drop_link, "frames", "frames to the guest dropped because the TAP is down or refuses them")        \
+    X(tx_gso, "frames", "frames to the guest that are many segments (TSO)")                                 \
+    X(tx_gso_refused, "frames", "... that the TAP refused; segments are made here from then on")            \
     X(wake_slirp, "wake-ups", "times the slirp thread was woken by the reader")                             \
     X(wake_tx, "wake-ups", "times the writer was woken by the slirp thread")                                \
     X(slirp_loops, "turns", "turns of the slirp thread's loop")                                             \

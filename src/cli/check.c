@@ -91,7 +91,7 @@ static void probe_network(struct probes *p)
 
     if (options_set_cidr(&o, "10.0.2.0/24") < 0)
         return;
-    fd = tap_open(o.tap_name, &p->tap);
+    fd = tap_open(o.tap_name, false, &p->tap);
     if (fd >= 0)
         (void)interface_configure(&o, &p->tap); /* the sentence is what counts */
     probe_repair(&p->repair);

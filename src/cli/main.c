@@ -426,6 +426,8 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
     struct engine_config config = {
         .tap_fd = link->fd,
         .is_socket = link->is_socket,
+        .offload = o->offload && link->header_size > 0,
+        .header_size = link->header_size,
         .mtu = o->mtu,
         .network = o->network,
         .netmask = o->netmask,

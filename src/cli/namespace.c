@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "cli/interface.h"
+#include "io/offload.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -124,9 +125,9 @@ int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, 
     return 0;
 }
 
-int tap_open(const char *name, struct failure *why)
+int tap_open(const char *name, bool header, struct failure *why)
 {
-    struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI};
+    struct ifreq ifr = {.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | (header ? IFF_VNET_HDR : 0))};
     _cleanup_close_ int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
 
     if (fd < 0)
@@ -136,7 +137,9 @@ int tap_open(const char *name, struct failure *why)
                            : "load the tun module (modprobe tun), or pass the device into the container",
                        "open(\"/dev/net/tun\")");
     snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
-    if (ioctl(fd, TUNSETIFF, &ifr) < 0)
+    if (ioctl(fd, TUNSETIFF, &ifr) < 0) {
+        if (header && errno == EINVAL) /* a kernel that has none, or an interface of another kind */
+            return tap_open(name, false, why);
         return failure(
             why, -errno,
             errno == EBUSY    ? "another process is attached to this TAP; choose another TAPNAME"
@@ -145,6 +148,7 @@ int tap_open(const char *name, struct failure *why)
             : errno == EINVAL ? "an interface of another kind has this name; choose another TAPNAME"
                               : NULL,
             "ioctl(TUNSETIFF) for \"%s\"", name);
+    }
     return steal_fd(&fd);
 }
 
@@ -166,7 +170,7 @@ static int child_work(const struct options *o, int user_fd, int net_fd, struct f
                        : errno == EINVAL ? "this file is no network namespace"
                                          : NULL,
                        "setns(CLONE_NEWNET)");
-    fd = tap_open(o->tap_name, why);
+    fd = tap_open(o->tap_name, o->offload, why);
     if (fd < 0)
         return fd;
     if (o->configure) {
@@ -244,14 +248,49 @@ static int open_given(struct guest_link *ret, int fd, struct failure *why)
         return failure(why, -errno,
                        "give a TAP that has been attached with TUNSETIFF, or a SOCK_SEQPACKET socket",
                        "descriptor %d is no TAP", fd);
-    if (!ret->is_socket &&
-        ((ifr.ifr_flags & IFF_TUN) || !(ifr.ifr_flags & IFF_NO_PI) || (ifr.ifr_flags & IFF_VNET_HDR)))
+    if (!ret->is_socket && ((ifr.ifr_flags & IFF_TUN) || !(ifr.ifr_flags & IFF_NO_PI)))
         return failure(why, -EINVAL, "attach it with IFF_TAP | IFF_NO_PI",
                        "descriptor %d is a TUN, or its frames have extra headers", fd);
     r = set_flags(fd, why);
     if (r < 0)
         return r;
     ret->fd = fd;
+    return 0;
+}
+
+/* Says what we take from the guest's kernel and what we give to it. Needs no capability, only the descriptor.
+ */
+static int set_offload(struct guest_link *link, const struct options *o, struct failure *why)
+{
+    /* Each may be refused for itself. USO4 and USO6 are not asked for: libslirp takes no datagrams in bulk.
+     */
+    static const unsigned wishes[] = {TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6, TUN_F_CSUM | TUN_F_TSO4,
+                                      TUN_F_CSUM | TUN_F_TSO6, TUN_F_CSUM};
+    struct ifreq ifr = {0};
+    int size = OFFLOAD_HEADER_SIZE;
+
+    if (ioctl(link->fd, TUNGETIFF, &ifr) < 0)
+        return failure(why, -errno, NULL, "ioctl(TUNGETIFF)");
+    if (!(ifr.ifr_flags & IFF_VNET_HDR)) {
+        /* Someone before us may have left it on with a persistent TAP; without headers it would hurt. */
+        if (o->target != TARGET_TAPFD)
+            (void)ioctl(link->fd, TUNSETOFFLOAD, 0);
+        return 0;
+    }
+    if (o->target != TARGET_TAPFD && ioctl(link->fd, TUNSETVNETHDRSZ, &size) < 0)
+        return failure(why, -errno, "use --offload=off", "ioctl(TUNSETVNETHDRSZ)");
+    if (ioctl(link->fd, TUNGETVNETHDRSZ, &size) < 0)
+        return failure(why, -errno, "use --offload=off", "ioctl(TUNGETVNETHDRSZ)");
+    if (size < OFFLOAD_HEADER_SIZE || size > OFFLOAD_HEADER_SIZE_MAX)
+        return failure(why, -EINVAL, "set it to 10 or 12 with TUNSETVNETHDRSZ",
+                       "the TAP's virtio-net header has %d bytes", size);
+    link->header_size = (uint32_t)size;
+    for (unsigned i = 0; o->offload && i < ARRAY_SIZE(wishes); i++) {
+        if (ioctl(link->fd, TUNSETOFFLOAD, wishes[i]) == 0)
+            return 0;
+    }
+    if (ioctl(link->fd, TUNSETOFFLOAD, 0) < 0)
+        return failure(why, -errno, "use --offload=off", "ioctl(TUNSETOFFLOAD)");
     return 0;
 }
 
@@ -304,6 +343,10 @@ int guest_link_open(struct guest_link *ret, const struct options *o, struct fail
     }
     if (r < 0 || link.fd < 0)
         return r < 0 ? r : link.fd;
+    if (!link.is_socket && (r = set_offload(&link, o, why)) < 0) {
+        close(link.fd);
+        return r;
+    }
     *ret = link;
     return 0;
 }

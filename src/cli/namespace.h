@@ -14,6 +14,7 @@
 struct guest_link {
     int fd; /* the TAP, or a socket with bare Ethernet frames; the caller's; non-blocking, close-on-exec */
     bool is_socket;
+    uint32_t header_size; /* of the virtio-net header before each frame; 0: none */
 };
 
 #define GUEST_LINK_NULL \
@@ -25,9 +26,9 @@ struct guest_link {
  * namespace, else -1. The caller's to close. */
 int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, struct failure *why);
 
-/* Makes the TAP @name in the current network namespace, or attaches to it. The descriptor, or a negative
- * errno with its sentence. */
-int tap_open(const char *name, struct failure *why);
+/* Makes the TAP @name in the current network namespace, or attaches to it; with a virtio-net header before
+ * each frame if it can and @header says so. The descriptor, or a negative errno with its sentence. */
+int tap_open(const char *name, bool header, struct failure *why);
 
 /* Returns 0, or a negative errno with its sentence; nothing is left behind then. Prints the lines that
  * clients expect about descriptors sent and received. */

@@ -224,6 +224,16 @@ SETTER(udp)
     return STATUS_ERROR;
 }
 
+SETTER(offload)
+{
+    if (strcmp(arg, "auto") != 0 && strcmp(arg, "off") != 0) {
+        fprintf(stderr, "--offload must be \"auto\" or \"off\", not \"%s\"\n", arg);
+        return STATUS_ERROR;
+    }
+    r->o->offload = strcmp(arg, "auto") == 0;
+    return OK;
+}
+
 SETTER(divert)
 {
     static const char *const names[] = {[DIVERT_AUTO] = "auto", [DIVERT_ON] = "on", [DIVERT_OFF] = "off"};
@@ -328,6 +338,9 @@ static const struct {
     {{0, "threads", "MODE", "threads of the data plane ([auto|split|shared], default=auto: by CPU count)",
       false},
      set_threads},
+    {{0, "offload", "MODE", "leave checksums and segmentation to the kernel ([auto|off], default=auto)",
+      false},
+     set_offload},
     {{0, "divert", "MODE", "move the guest's own TCP connections by splice ([auto|on|off], default=auto)",
       false},
      set_divert},
@@ -824,8 +837,8 @@ int options_parse(struct options *ret, int argc, char **argv)
     char **operands; /* lives as long as the program: --run's command */
     int status, n_operands = 0;
 
-    *ret =
-        (struct options){.exit_fd = -1, .ready_fd = -1, .tap_fd = -1, .mtu = MTU_DEFAULT, .tap_name = "tap0"};
+    *ret = (struct options){
+        .exit_fd = -1, .ready_fd = -1, .tap_fd = -1, .mtu = MTU_DEFAULT, .tap_name = "tap0", .offload = true};
     if (options_set_cidr(ret, "10.0.2.0/24") < 0)
         return STATUS_ERROR;
     operands = calloc((size_t)argc + 1, sizeof(*operands));

@@ -43,6 +43,7 @@ struct options {
     struct sockaddr_in6 outbound6;
     enum engine_backend backend;
     enum engine_mode mode;
+    bool offload; /* checksums and segmentation are left to the kernel where it takes them */
     bool no_splice;
     enum divert_mode { DIVERT_AUTO, DIVERT_ON, DIVERT_OFF } divert;
     enum udp_path { UDP_SLIRP, UDP_DIRECT } udp;

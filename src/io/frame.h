@@ -26,10 +26,11 @@ static_assert(FRAME_HEADROOM + FRAME_SIZE_MAX <= FRAME_STRIDE, "a frame does not
 struct frame_pool {
     uint8_t *region; /* fixed after init */
     uint32_t n_frames;
-    uint32_t *size;   /* bytes in each frame; belongs to the frame's owner */
-    frame_id *free;   /* stack; the taking thread's */
-    uint32_t n_free;  /* the taking thread's */
-    struct spsc back; /* frames on their way home: pushed by the other thread, popped by the taking one */
+    uint32_t header_size; /* of the virtio-net header before each frame; 0: none. Fixed after init */
+    uint32_t *size;       /* bytes in each frame; belongs to the frame's owner */
+    frame_id *free;       /* stack; the taking thread's */
+    uint32_t n_free;      /* the taking thread's */
+    struct spsc back;     /* frames on their way home: pushed by the other thread, popped by the taking one */
 };
 
 /* Before threads start. @n_frames: a power of two. Returns 0 or a negative errno. */
@@ -41,6 +42,18 @@ void frame_pool_deinit(struct frame_pool *p);
 static inline uint8_t *frame_data(const struct frame_pool *p, frame_id id)
 {
     return p->region + (size_t)id * FRAME_STRIDE + FRAME_HEADROOM;
+}
+
+/* What is read and written: the frame, with its virtio-net header in front where there is one. */
+static inline uint8_t *frame_start(const struct frame_pool *p, frame_id id)
+{
+    return frame_data(p, id) - p->header_size;
+}
+
+/* Whoever has read @n bytes to frame_start(): the frame's size, without its header. */
+static inline uint32_t frame_set_read(struct frame_pool *p, frame_id id, uint32_t n)
+{
+    return p->size[id] = n > p->header_size ? n - p->header_size : 0;
 }
 
 /* The taking thread: up to @max frames; returns how many, 0 when all are out. */

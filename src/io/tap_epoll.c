@@ -9,9 +9,11 @@
 #include "base/cleanup.h"
 #include "base/counters.h"
 #include "io/capture.h"
+#include "io/offload.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 struct tap_reader {
@@ -53,25 +55,42 @@ void tap_capture(struct capture *c, enum pcapng_direction direction, const struc
         capture_put_frame(c, direction, frame_data(pool, ids[i]), pool->size[ids[i]]);
 }
 
-int tap_write_now(int fd, const void *data, size_t size)
+void tap_refused(const void *header, uint32_t header_size, int error)
 {
-    ssize_t n = write(fd, data, size);
+    counter_add_shared(COUNTER_tx_drop_link, 1);
+    if (error == EINVAL && header_size > 0 && offload_is_gso(header))
+        counter_add_shared(COUNTER_tx_gso_refused, 1);
+}
+
+int tap_write_parts(int fd, uint32_t header_size, const struct iovec *parts, int n_parts)
+{
+    ssize_t n = n_parts == 1 ? write(fd, parts->iov_base, parts->iov_len) : writev(fd, parts, n_parts);
 
     counter_add_shared(COUNTER_tx_syscalls, 1);
     if (n >= 0) {
         counter_add_shared(COUNTER_tx_frames, 1);
-        counter_add_shared(COUNTER_tx_bytes, size);
+        counter_add_shared(COUNTER_tx_bytes, (size_t)n - header_size);
         return 0;
     }
     switch (tap_outcome(errno)) {
     case TAP_AGAIN:
         return -EAGAIN;
     case TAP_DROPPED:
-        counter_add_shared(COUNTER_tx_drop_link, 1);
+        tap_refused(parts->iov_base, header_size, errno);
         return 0;
     default:
         return -errno;
     }
+}
+
+int tap_write_now(int fd, uint32_t header_size, const void *data, size_t size)
+{
+    static const uint8_t nothing[OFFLOAD_HEADER_SIZE_MAX];
+    struct iovec parts[2] = {{.iov_base = (void *)nothing, .iov_len = header_size},
+                             {.iov_base = (void *)data, .iov_len = size}};
+
+    return header_size > 0 ? tap_write_parts(fd, header_size, parts, 2)
+                           : tap_write_parts(fd, 0, parts + 1, 1);
 }
 
 static int epoll_reader_new(struct tap_reader **ret, int fd, struct frame_pool *pool, struct wakeup *wake,
@@ -100,12 +119,11 @@ static int epoll_read(struct tap_reader *r, frame_id *ids, uint32_t max)
 
     r->starved = n_taken == 0;
     while (n < n_taken) {
-        ssize_t size = read(r->fd, frame_data(r->pool, ids[n]), FRAME_SIZE_MAX);
+        ssize_t size = read(r->fd, frame_start(r->pool, ids[n]), FRAME_SIZE_MAX + r->pool->header_size);
 
         n_calls++;
         if (size > 0) {
-            r->pool->size[ids[n++]] = size;
-            bytes += size;
+            bytes += frame_set_read(r->pool, ids[n++], (uint32_t)size);
             continue;
         }
         if (size < 0 && errno == EINTR)
@@ -179,14 +197,15 @@ static int epoll_writer_start(struct tap_writer *w)
 static int epoll_write(struct tap_writer *w, const frame_id *ids, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *data = frame_data(w->pool, ids[i]);
-        int r = tap_write_now(w->fd, data, w->pool->size[ids[i]]);
+        struct iovec frame = {.iov_base = frame_start(w->pool, ids[i]),
+                              .iov_len = w->pool->header_size + w->pool->size[ids[i]]};
+        int r = tap_write_parts(w->fd, w->pool->header_size, &frame, 1);
 
         if (r == -EAGAIN) { /* only sockets: a TAP's send buffer has no limit by default */
             struct pollfd pfd = {.fd = w->fd, .events = POLLOUT};
 
             (void)poll(&pfd, 1, SOCKET_WAIT_MS_MAX); /* whatever it says, the next write tells */
-            r = tap_write_now(w->fd, data, w->pool->size[ids[i]]);
+            r = tap_write_parts(w->fd, w->pool->header_size, &frame, 1);
             if (r == -EAGAIN) {
                 counter_add_shared(COUNTER_tx_drop_link, 1);
                 r = 0;

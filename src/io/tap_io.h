@@ -17,6 +17,8 @@
 #include "io/pcapng.h"
 #include "io/wakeup.h"
 
+#include <sys/uio.h>
+
 struct tap_reader;
 struct tap_writer;
 
@@ -73,6 +75,12 @@ struct capture;
 void tap_capture(struct capture *c, enum pcapng_direction direction, const struct frame_pool *pool,
                  const frame_id *ids, uint32_t n);
 
-/* Any thread that may write now: one frame straight from @data. 0: written or dropped (counted); -EAGAIN:
- * would block; another negative errno: gone. One system call. */
-int tap_write_now(int fd, const void *data, size_t size);
+/* Any thread that may write now: one frame straight from @data, with nothing left to the kernel; @header_size
+ * as in the pool. 0: written or dropped (counted); -EAGAIN: would block; another negative errno: gone. One
+ * system call. */
+int tap_write_now(int fd, uint32_t header_size, const void *data, size_t size);
+/* The same in pieces; the first begins with the virtio-net header. */
+int tap_write_parts(int fd, uint32_t header_size, const struct iovec *parts, int n_parts);
+
+/* Whoever wrote a frame that the TAP does not take now (TAP_DROPPED), with its header: counts it. */
+void tap_refused(const void *header, uint32_t header_size, int error);

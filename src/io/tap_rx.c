@@ -3,6 +3,7 @@
 
 #include "base/counters.h"
 #include "base/thread.h"
+#include "io/offload.h"
 
 static int rx_prepare(void *arg)
 {
@@ -28,6 +29,7 @@ static void rx_run(void *arg)
             n = rx->io->wait(rx->reader);
         if (n < 0)
             break;
+        n = n > 0 ? (int)offload_receive(rx->pool, ids, (uint32_t)n) : 0;
         if (n == 0)
             continue;
         if (__builtin_expect(rx->capture != NULL, 0))

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "io/tap_tx.h"
 
+#include "base/cleanup.h"
 #include "base/counters.h"
 #include "base/thread.h"
 
@@ -82,12 +83,8 @@ void tap_tx_stop(struct tap_tx *tx)
     tx->started = false;
 }
 
-static void send_inline(struct tap_tx *tx, const void *frame, uint32_t size)
+static void written_inline(struct tap_tx *tx, int r)
 {
-    int r;
-
-    capture_frame(tx->capture, PCAPNG_INBOUND, frame, size);
-    r = tap_write_now(tx->fd, frame, size);
     if (r == -EAGAIN) { /* a socket whose peer does not read: the guest's TCP will send again */
         counter_add_shared(COUNTER_tx_drop_link, 1);
     } else if (r < 0 && !tx->inline_gone) {
@@ -96,32 +93,75 @@ static void send_inline(struct tap_tx *tx, const void *frame, uint32_t size)
     }
 }
 
-void tap_tx_send(struct tap_tx *tx, const void *frame, uint32_t size)
+/* May the producer write the next frame itself? */
+static bool may_inline(struct tap_tx *tx)
 {
-    frame_id id;
-
-    if (!tx->writer) {
-        send_inline(tx, frame, size);
-        return;
-    }
+    if (!tx->writer)
+        return true;
     /* A3, pairs with R3 in tx_run(). */
-    if (tx->n_inline_in_turn < TAP_TX_INLINE_MAX &&
-        atomic_load_explicit(&tx->n_written, memory_order_acquire) == tx->n_pushed) {
-        tx->n_inline_in_turn++;
-        counter_add(COUNTER_tx_inline, 1);
-        send_inline(tx, frame, size);
-        return;
-    }
-    if (size > FRAME_SIZE_MAX || frame_take(tx->pool, &id, 1) == 0) {
+    if (tx->n_inline_in_turn >= TAP_TX_INLINE_MAX ||
+        atomic_load_explicit(&tx->n_written, memory_order_acquire) != tx->n_pushed)
+        return false;
+    tx->n_inline_in_turn++;
+    counter_add(COUNTER_tx_inline, 1);
+    return true;
+}
+
+/* A place for a frame of @size bytes in the pool, or false: dropped and counted. */
+static bool take(struct tap_tx *tx, uint32_t size, frame_id *ret)
+{
+    if (size > FRAME_SIZE_MAX || frame_take(tx->pool, ret, 1) == 0) {
         counter_add(COUNTER_tx_drop_ring_full, 1);
-        return;
+        return false;
     }
-    memcpy(frame_data(tx->pool, id), frame, size);
-    tx->pool->size[id] = size;
+    tx->pool->size[*ret] = size;
+    return true;
+}
+
+static void push(struct tap_tx *tx, frame_id id) RUNS_ON(role_slirp)
+{
     (void)spsc_push(tx->ring, &id, 1); /* always fits: the ring holds all frames there are */
     tx->n_pushed++;
     if (++tx->n_unannounced == TAP_BATCH_MAX / 2)
         tap_tx_flush(tx);
+}
+
+void tap_tx_send(struct tap_tx *tx, const void *frame, uint32_t size)
+{
+    frame_id id;
+
+    if (may_inline(tx)) {
+        capture_frame(tx->capture, PCAPNG_INBOUND, frame, size);
+        written_inline(tx, tap_write_now(tx->fd, tx->header_size, frame, size));
+    } else if (take(tx, size, &id)) {
+        memset(frame_start(tx->pool, id), 0, tx->header_size);
+        memcpy(frame_data(tx->pool, id), frame, size);
+        push(tx, id);
+    }
+}
+
+void tap_tx_send_offload(struct tap_tx *tx, const struct virtio_net_hdr *header, const void *head,
+                         uint32_t head_size, const void *frame, uint32_t size)
+{
+    const uint8_t *rest = (const uint8_t *)frame + head_size;
+    uint8_t padded[OFFLOAD_HEADER_SIZE_MAX] = {0};
+    frame_id id;
+
+    assert(tx->header_size >= sizeof(*header) && tx->header_size <= sizeof(padded) && head_size <= size);
+    memcpy(padded, header, sizeof(*header));
+    if (may_inline(tx)) {
+        struct iovec parts[] = {{.iov_base = padded, .iov_len = tx->header_size},
+                                {.iov_base = (void *)head, .iov_len = head_size},
+                                {.iov_base = (void *)rest, .iov_len = size - head_size}};
+
+        capture_frame(tx->capture, PCAPNG_INBOUND, frame, size);
+        written_inline(tx, tap_write_parts(tx->fd, tx->header_size, parts, ARRAY_SIZE(parts)));
+    } else if (take(tx, size, &id)) {
+        memcpy(frame_start(tx->pool, id), padded, tx->header_size);
+        memcpy(frame_data(tx->pool, id), head, head_size);
+        memcpy(frame_data(tx->pool, id) + head_size, rest, size - head_size);
+        push(tx, id);
+    }
 }
 
 void tap_tx_flush(struct tap_tx *tx)

@@ -12,6 +12,7 @@
 
 #include "base/role.h"
 #include "io/capture.h"
+#include "io/offload.h"
 #include "io/tap_io.h"
 
 #include <pthread.h>
@@ -21,6 +22,7 @@ struct tap_tx {
     const struct tap_io *io;
     struct tap_writer *writer; /* NULL: no thread, everything inline */
     int fd;
+    uint32_t header_size;    /* as in the pool */
     struct frame_pool *pool; /* the producer takes, the thread returns */
     struct spsc *ring;       /* the producer pushes */
     struct capture *capture; /* NULL: none */
@@ -50,5 +52,9 @@ void tap_tx_stop(struct tap_tx *tx);
 /* The producer: one frame, copied or written before it returns. Frames that find no room are dropped and
  * counted. */
 void tap_tx_send(struct tap_tx *tx, const void *frame, uint32_t size) RUNS_ON(role_slirp);
+/* The same with something left to the kernel: @header (offload.h); the @head_size bytes at @head stand for
+ * the first ones of @frame. Only where there are headers. */
+void tap_tx_send_offload(struct tap_tx *tx, const struct virtio_net_hdr *header, const void *head,
+                         uint32_t head_size, const void *frame, uint32_t size) RUNS_ON(role_slirp);
 /* The producer, at the end of each turn: wakes the thread if there is anything new for it. */
 void tap_tx_flush(struct tap_tx *tx) RUNS_ON(role_slirp);

@@ -230,7 +230,8 @@ static int multishot_maintain(struct tap_reader *r)
 
     while ((n = frame_take(r->pool, ids, ARRAY_SIZE(ids))) > 0) {
         for (uint32_t i = 0; i < n; i++)
-            io_uring_buf_ring_add(r->buffers, frame_data(r->pool, ids[i]), FRAME_SIZE_MAX, ids[i],
+            io_uring_buf_ring_add(r->buffers, frame_start(r->pool, ids[i]),
+                                  FRAME_SIZE_MAX + r->pool->header_size, ids[i],
                                   io_uring_buf_ring_mask(r->pool->n_frames), i);
         io_uring_buf_ring_advance(r->buffers, n);
         n_offered += n;
@@ -267,7 +268,7 @@ static bool reap(struct tap_reader *r, const struct io_uring_cqe *cqe, frame_id 
         if (cqe->flags & IORING_CQE_F_BUFFER) {
             id = cqe->flags >> IORING_CQE_BUFFER_SHIFT;
             if (cqe->res > 0) {
-                r->pool->size[id] = cqe->res;
+                frame_set_read(r->pool, id, (uint32_t)cqe->res);
                 *ret = id;
                 return true;
             }
@@ -284,7 +285,7 @@ static bool reap(struct tap_reader *r, const struct io_uring_cqe *cqe, frame_id 
         id = cqe->user_data >> TAG_SHIFT;
         got = cqe->res > 0;
         if (got) {
-            r->pool->size[id] = cqe->res;
+            frame_set_read(r->pool, id, (uint32_t)cqe->res);
             *ret = id;
             return true;
         }
@@ -383,8 +384,8 @@ static int uring_read(struct tap_reader *r, frame_id *ids, uint32_t max)
             struct io_uring_sqe *sqe =
                 sqe_get(&r->ring, IORING_OP_READ, FILE_TAP, ((uint64_t)frames[i] << TAG_SHIFT) | TAG_BATCH);
 
-            sqe->addr = (uintptr_t)frame_data(r->pool, frames[i]);
-            sqe->len = FRAME_SIZE_MAX;
+            sqe->addr = (uintptr_t)frame_start(r->pool, frames[i]);
+            sqe->len = FRAME_SIZE_MAX + r->pool->header_size;
         }
         result = submit(r, n_reads);
         if (result < 0)
@@ -489,15 +490,15 @@ static int uring_writer_start(struct tap_writer *w)
 static int uring_write(struct tap_writer *w, const frame_id *ids, uint32_t n)
 {
     struct io_uring_cqe *cqe;
-    unsigned head, n_done = 0, n_written = 0, n_dropped = 0;
+    unsigned head, n_done = 0, n_written = 0;
     uint64_t bytes = 0;
     int error = 0;
 
     for (uint32_t i = 0; i < n; i++) {
         struct io_uring_sqe *sqe = sqe_get(&w->ring, IORING_OP_WRITE, FILE_TAP, i);
 
-        sqe->addr = (uintptr_t)frame_data(w->pool, ids[i]);
-        sqe->len = w->pool->size[ids[i]];
+        sqe->addr = (uintptr_t)frame_start(w->pool, ids[i]);
+        sqe->len = w->pool->header_size + w->pool->size[ids[i]];
     }
     while (n_done < n) {
         unsigned n_seen = 0;
@@ -511,11 +512,11 @@ static int uring_write(struct tap_writer *w, const frame_id *ids, uint32_t n)
             n_seen++;
             if (cqe->res >= 0) {
                 n_written++;
-                bytes += cqe->res;
+                bytes += (uint32_t)cqe->res - w->pool->header_size;
             } else if (tap_outcome(-cqe->res) == TAP_GONE) {
                 error = cqe->res;
             } else {
-                n_dropped++;
+                tap_refused(frame_start(w->pool, ids[cqe->user_data]), w->pool->header_size, -cqe->res);
             }
         }
         io_uring_cq_advance(&w->ring, n_seen);
@@ -523,7 +524,6 @@ static int uring_write(struct tap_writer *w, const frame_id *ids, uint32_t n)
     }
     counter_add_shared(COUNTER_tx_frames, n_written);
     counter_add_shared(COUNTER_tx_bytes, bytes);
-    counter_add_shared(COUNTER_tx_drop_link, n_dropped);
     return error;
 }
 

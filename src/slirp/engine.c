@@ -36,17 +36,20 @@
 #include "slirp/descriptors.h"
 #include "slirp/events.h"
 #include "slirp/filter.h"
+#include "slirp/large.h"
 #include "slirp/ping.h"
 #include "slirp/udp_forward.h"
 #include "slirp/world.h"
 
 #include <errno.h>
 #include <glib.h>
+#include <linux/if_tun.h>
 #include <sched.h>
 #include <slirp/libslirp.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 
@@ -97,6 +100,7 @@ struct engine {
     struct tap_writer *writer;
     struct tap_rx rx;
     struct tap_tx tx OWNED_BY(role_slirp);
+    struct large large OWNED_BY(role_slirp);
 
     struct world world;
     struct wakeup wake; /* the slirp thread's */
@@ -130,7 +134,7 @@ struct engine {
     bool guest_ready OWNED_BY(role_slirp); /* its turn follows its events */
     struct spin spin OWNED_BY(role_slirp);
     int64_t guest_ns OWNED_BY(role_slirp); /* when its turn comes without an event; INT64_MAX: never */
-    uint32_t read_frames, turn_frames;     /* shared mode: frames per read, frames per turn */
+    uint32_t frame_size_usual OWNED_BY(role_slirp); /* shared mode: of late, in bytes */
     uint32_t slirp_timeout_ms OWNED_BY(role_slirp);
     int64_t udp_expire_ns OWNED_BY(role_slirp);
 };
@@ -192,7 +196,7 @@ static ssize_t on_send_packet(const void *frame, size_t size, void *opaque)
     struct engine *e = opaque;
 
     role_assert(&role_slirp);
-    tap_tx_send(&e->tx, frame, size);
+    large_to_guest(&e->large, frame, (uint32_t)size);
     return size;
 }
 
@@ -367,6 +371,8 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, b
         e->input_frame = frame;
         e->input_size = size;
     }
+    if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && (packet.tcp_flags & PACKET_TCP_SYN))
+        frame = large_from_guest(&e->large, &packet, kind);
     slirp_input(e->slirp, frame, size);
     e->input_frame = NULL;
 }
@@ -383,23 +389,30 @@ static void flush_flows(struct engine *e) RUNS_ON(role_udp_out)
 static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     frame_id ids[TAP_BATCH_MAX];
+    uint64_t bytes_turn = 0;
 
-    for (uint32_t n_turn = 0; n_turn < e->turn_frames && e->tap_ready;) {
-        int n = e->io->read(e->reader, ids, e->read_frames);
+    for (uint32_t n_turn = 0; n_turn < TAP_BATCH_MAX && bytes_turn < TURN_BYTES && e->tap_ready;) {
+        uint32_t max = max_u32(min_u32(READ_BYTES / e->frame_size_usual, TAP_BATCH_MAX), 1), bytes = 0;
+        int n = e->io->read(e->reader, ids, max), n_read = n;
 
         if (n < 0)
             engine_set_gone(e, n);
         e->tap_ready = n > 0;
+        n = n > 0 ? (int)offload_receive(&e->rx_pool, ids, (uint32_t)n) : 0;
         if (__builtin_expect(e->config.capture != NULL, 0) && n > 0)
             tap_capture(e->config.capture, PCAPNG_OUTBOUND, &e->rx_pool, ids, (uint32_t)n);
-        for (int i = 0; i < n; i++)
+        for (int i = 0; i < n; i++) {
+            bytes += e->rx_pool.size[ids[i]];
             input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]], true);
+        }
         if (n > 0) {
             flush_flows(e);
             frame_put(&e->rx_pool, ids, n);
             counter_add(COUNTER_rx_batches, 1);
-            n_turn += (uint32_t)n;
+            e->frame_size_usual = max_u32((3 * e->frame_size_usual + bytes / (uint32_t)n) / 4, 1);
         }
+        n_turn += n_read > 0 ? (uint32_t)n_read : 0;
+        bytes_turn += bytes;
     }
     return e->tap_ready;
 }
@@ -464,7 +477,7 @@ void engine_send_now(struct engine *e, const void *frame, uint32_t size)
     int r;
 
     capture_frame(e->config.capture, PCAPNG_INBOUND, frame, size);
-    r = tap_write_now(e->config.tap_fd, frame, size);
+    r = tap_write_now(e->config.tap_fd, e->config.header_size, frame, size);
     if (r == -EAGAIN)
         counter_add_shared(COUNTER_tx_drop_link, 1);
     else if (r < 0)
@@ -909,6 +922,7 @@ static int make_slirp(struct engine *e, struct failure *why)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
     const struct engine_config *c = &e->config;
+    unsigned mtu = e->large.on ? LARGE_IF_MTU : c->mtu;
     SlirpConfig config = {
         .version = 4,
         .in_enabled = true,
@@ -919,8 +933,8 @@ static int make_slirp(struct engine *e, struct failure *why)
         .vnameserver = c->dns,
         .in6_enabled = c->ipv6,
         .vprefix_len = 64,
-        .if_mtu = c->mtu,
-        .if_mru = c->mtu,
+        .if_mtu = mtu,
+        .if_mru = mtu,
         .disable_host_loopback = c->disable_host_loopback,
         .disable_dns = c->disable_dns,
     };
@@ -1020,9 +1034,11 @@ static int engine_init(struct engine *e, struct failure *why)
         return failure(why, r, "raise RLIMIT_NOFILE", "cannot make an epoll descriptor");
     if ((r = frame_pool_init(&e->rx_pool, RX_FRAMES)) < 0)
         return failure(why, r, NULL, "cannot reserve frame buffers");
+    e->rx_pool.header_size = e->config.header_size;
     if (!e->shared) {
         if ((r = frame_pool_init(&e->tx_pool, TX_FRAMES)) < 0)
             return failure(why, r, NULL, "cannot reserve frame buffers");
+        e->tx_pool.header_size = e->config.header_size;
         if (spsc_init(&e->rx_ring, RX_FRAMES, 0) < 0 || spsc_init(&e->tx_ring, TX_FRAMES, 0) < 0)
             return failure(why, -ENOMEM, NULL, "cannot allocate the rings");
     }
@@ -1038,8 +1054,7 @@ static int engine_init(struct engine *e, struct failure *why)
     if ((r = watch(e, e->wake.fd, EPOLLIN, events_tag(EVENT_WAKE, 0))) < 0)
         return failure(why, r, NULL, "cannot watch an eventfd");
     e->tap_ready = true;
-    e->read_frames = min_u32(max_u32(READ_BYTES / e->config.mtu, 1), TAP_BATCH_MAX);
-    e->turn_frames = min_u32(max_u32(TURN_BYTES / e->config.mtu, 1), TAP_BATCH_MAX);
+    e->frame_size_usual = e->config.mtu;
     e->rx.io = e->io;
     e->rx.reader = e->reader;
     e->rx.pool = &e->rx_pool;
@@ -1051,6 +1066,8 @@ static int engine_init(struct engine *e, struct failure *why)
     e->tx.io = e->io;
     e->tx.writer = e->writer;
     e->tx.fd = e->config.tap_fd;
+    e->tx.header_size = e->config.header_size;
+    large_init(&e->large, &e->tx, e->config.mtu, e->config.offload);
     e->tx.pool = &e->tx_pool;
     e->tx.ring = &e->tx_ring;
     e->tx.on_gone = engine_set_gone_and_kick;
@@ -1117,6 +1134,9 @@ struct engine *engine_free(struct engine *e) TSA(no_thread_safety_analysis) /* a
     wakeup_deinit(&e->rx.wake);
     wakeup_deinit(&e->tx.wake);
     closep(&e->gone_fd);
+    /* A persistent TAP keeps it, and whoever comes next may not know; a TAP that is gone does not mind. */
+    if (e->config.header_size > 0 && e->config.tap_fd >= 0)
+        (void)ioctl(e->config.tap_fd, TUNSETOFFLOAD, 0);
     closep(&e->config.tap_fd);
     world_deinit(&e->world);
     pthread_mutex_destroy(&e->adopt_lock);

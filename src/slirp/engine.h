@@ -30,8 +30,10 @@ enum engine_backend { ENGINE_BACKEND_AUTO, ENGINE_BACKEND_URING, ENGINE_BACKEND_
 enum engine_mode { ENGINE_AUTO, ENGINE_SPLIT, ENGINE_SHARED };
 
 struct engine_config {
-    int tap_fd;     /* non-blocking; becomes the engine's when engine_new() succeeds */
-    bool is_socket; /* bare Ethernet frames on a socket instead of a TAP */
+    int tap_fd;           /* non-blocking; becomes the engine's when engine_new() succeeds */
+    bool is_socket;       /* bare Ethernet frames on a socket instead of a TAP */
+    bool offload;         /* large frames may be written (io/offload.h) */
+    uint32_t header_size; /* of the virtio-net header before each frame; 0: none */
     unsigned mtu;
     struct in_addr network, netmask, gateway, dns, dhcp_start, guest;
     bool ipv6; /* fd00::/64, gateway fd00::2, DNS fd00::3 */
