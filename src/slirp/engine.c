@@ -17,7 +17,7 @@
  * expired. slirp_pollfds_fill() answers at most one second even when it has no timer running; that second is
  * ignored, because nothing in libslirp needs it: an idle process sleeps.
  */
-#include "slirp/engine.h"
+#include "slirp/engine_private.h"
 
 #include "base/cleanup.h"
 #include "base/clock.h"
@@ -54,13 +54,8 @@
 #include <sys/socket.h>
 
 enum {
-    RX_FRAMES = 256,
-    TX_FRAMES = 512,
     EPOLL_EVENTS_MAX = 128,
-    SHARED_EVENTS_MAX = 16, /* frames wait meanwhile: each may be worth a megabyte of a flow */
-    ADOPT_QUEUE_MAX = 1024,
-    INJECT_QUEUE_MAX = 256,
-    TIMERS_MAX = 4,               /* libslirp 4.7 has one: router advertisements */
+    SHARED_EVENTS_MAX = 16,       /* frames wait meanwhile: each may be worth a megabyte of a flow */
     SLIRP_TIMEOUT_NONE_MS = 1000, /* what slirp_pollfds_fill() says when no timer runs */
     SHARED_CPUS_MAX = 2,
     READ_BYTES = 64 * 1024, /* shared mode */
@@ -68,80 +63,9 @@ enum {
     SLEEP_MS_MAX = 3600 * 1000,
 };
 
-struct timer {
-    bool used, armed;
-    SlirpTimerId id;
-    void *cb_opaque;
-    int64_t expire_ms;
-};
-
-struct adoption {
-    int conn_fd;
-    union address shown, guest;
-};
-
-struct injection {
-    uint32_t size;
-    uint8_t frame[ENGINE_INJECT_SIZE_MAX];
-};
-
-struct engine {
-    struct engine_config config; /* fixed before threads start: anyone may read */
-    const struct tap_io *io;
-    bool shared;
-    char backend_why[320], choice[384];
-    int gone_fd;
-    _Atomic int gone; /* first negative errno, written once by whoever sees it */
-
-    struct frame_pool rx_pool, tx_pool;
-    struct spsc rx_ring, tx_ring;
-    struct tap_reader *reader;
-    int tap_poll_fd; /* shared mode: the reader's, for the epoll set */
-    struct tap_writer *writer;
-    struct tap_rx rx;
-    struct tap_tx tx OWNED_BY(role_slirp);
-    struct large large OWNED_BY(role_slirp);
-
-    struct world world;
-    struct wakeup wake; /* the slirp thread's */
-    pthread_t thread;
-    bool started; /* main's */
-    _Atomic bool stop;
-
-    pthread_mutex_t adopt_lock;                      /* innermost: nothing is taken inside it */
-    struct adoption adopt_queue[ADOPT_QUEUE_MAX];    /* under adopt_lock */
-    uint32_t n_adopt;                                /* under adopt_lock */
-    struct injection inject_queue[INJECT_QUEUE_MAX]; /* under adopt_lock: a ring */
-    uint32_t first_inject, n_inject;                 /* under adopt_lock */
-    _Atomic bool adopt_pending;
-
-    Slirp *slirp OWNED_BY(role_slirp);
-    struct sockaddr_in outbound; /* libslirp keeps a pointer to it */
-    struct sockaddr_in6 outbound6;
-    struct filter filter OWNED_BY(role_slirp);
-    struct ping ping OWNED_BY(role_slirp);
-    struct descriptors descriptors OWNED_BY(role_slirp);
-    struct udp_forwards *udp OWNED_BY(role_slirp);
-    struct udp_flows *flows; /* NULL: the guest's datagrams go through libslirp */
-    struct reassembly *reassembly OWNED_BY(role_slirp);
-    struct timer timers[TIMERS_MAX] OWNED_BY(role_slirp);
-    const uint8_t *input_frame OWNED_BY(role_slirp); /* the SYN being given to libslirp, else NULL */
-    uint32_t input_size OWNED_BY(role_slirp);
-    bool dirty OWNED_BY(role_slirp); /* libslirp's wishes may have changed since the last fill */
-    bool tap_ready OWNED_BY(role_slirp);
-    bool again OWNED_BY(role_slirp);       /* the next turn does not sleep */
-    struct engine_guest guest;             /* fixed before threads start; turn is NULL: there is none */
-    bool guest_ready OWNED_BY(role_slirp); /* its turn follows its events */
-    struct spin spin OWNED_BY(role_slirp);
-    int64_t guest_ns OWNED_BY(role_slirp); /* when its turn comes without an event; INT64_MAX: never */
-    uint32_t frame_size_usual OWNED_BY(role_slirp); /* shared mode: of late, in bytes */
-    uint32_t slirp_timeout_ms OWNED_BY(role_slirp);
-    int64_t udp_expire_ns OWNED_BY(role_slirp);
-};
-
 /* ---- the end of the data plane ---- */
 
-static void engine_set_gone(void *arg, int error)
+void engine_set_gone(void *arg, int error)
 {
     struct engine *e = arg;
     static const uint64_t one = 1;
@@ -156,7 +80,7 @@ static void engine_set_gone(void *arg, int error)
 }
 
 /* From tap-rx and tap-tx: the slirp thread must look. */
-static void engine_set_gone_and_kick(void *arg, int error)
+void engine_set_gone_and_kick(void *arg, int error)
 {
     struct engine *e = arg;
 
@@ -187,120 +111,6 @@ const char *engine_mode_name(const struct engine *e)
 const char *engine_choice_text(const struct engine *e)
 {
     return e->choice;
-}
-
-/* ---- libslirp's callbacks: all from the slirp thread ---- */
-
-static ssize_t on_send_packet(const void *frame, size_t size, void *opaque)
-{
-    struct engine *e = opaque;
-
-    role_assert(&role_slirp);
-    large_to_guest(&e->large, frame, (uint32_t)size);
-    return size;
-}
-
-static void on_guest_error(const char *message, void *opaque)
-{
-    static struct log_limit limit;
-
-    (void)opaque;
-    counter_add(COUNTER_slirp_guest_errors, 1);
-    log_limited(&limit, LOG_LEVEL_DEBUG, "libslirp: %s", message);
-}
-
-static int64_t on_clock_get_ns(void *opaque)
-{
-    (void)opaque;
-    return clock_monotonic_ns();
-}
-
-static void *on_timer_new(SlirpTimerId id, void *cb_opaque, void *opaque)
-{
-    struct engine *e = opaque;
-
-    role_assert(&role_slirp);
-    for (unsigned i = 0; i < TIMERS_MAX; i++) {
-        if (!e->timers[i].used) {
-            e->timers[i] = (struct timer){.used = true, .id = id, .cb_opaque = cb_opaque};
-            return &e->timers[i];
-        }
-    }
-    log_error(
-        "libslirp wants more timers than this program knows of: upgrade slirp4netns together with libslirp");
-    abort();
-}
-
-static void on_timer_free(void *timer, void *opaque)
-{
-    (void)opaque;
-    *(struct timer *)timer = (struct timer){.used = false};
-}
-
-static void on_timer_mod(void *timer, int64_t expire_ms, void *opaque)
-{
-    struct timer *t = timer;
-
-    (void)opaque;
-    t->armed = true;
-    t->expire_ms = expire_ms;
-}
-
-static void on_register_poll_fd(int fd, void *opaque)
-{
-    struct engine *e = opaque;
-    struct descriptor *entry;
-
-    role_assert(&role_slirp);
-    entry = descriptors_open(&e->descriptors, fd);
-    if (entry && e->input_frame) {
-        entry->connecting = true;
-        entry->copy_size = min_u32(e->input_size, FLOW_COPY_MAX);
-        memcpy(entry->copy, e->input_frame, entry->copy_size);
-    }
-}
-
-static void on_unregister_poll_fd(int fd, void *opaque)
-{
-    struct engine *e = opaque;
-
-    role_assert(&role_slirp);
-    descriptors_close(&e->descriptors, fd);
-}
-
-static void on_notify(void *opaque)
-{
-    struct engine *e = opaque;
-
-    role_assert(&role_slirp);
-    e->dirty = true;
-}
-
-static const SlirpCb callbacks = {
-    .send_packet = on_send_packet,
-    .guest_error = on_guest_error,
-    .clock_get_ns = on_clock_get_ns,
-    .timer_new_opaque = on_timer_new,
-    .timer_free = on_timer_free,
-    .timer_mod = on_timer_mod,
-    .register_poll_fd = on_register_poll_fd,
-    .unregister_poll_fd = on_unregister_poll_fd,
-    .notify = on_notify,
-};
-
-/* GLib's messages (libslirp's complaints) come from hostile input: never more than a line per second of them.
- */
-static void on_glib_message(const gchar *domain, GLogLevelFlags level, const gchar *message, gpointer arg)
-{
-    static struct log_limit limit;
-
-    (void)arg;
-    if (level & G_LOG_FLAG_FATAL)
-        log_error("%s: %s", domain ? domain : "GLib", message);
-    else
-        log_limited(&limit,
-                    level & (G_LOG_LEVEL_CRITICAL | G_LOG_LEVEL_ERROR) ? LOG_LEVEL_WARNING : LOG_LEVEL_DEBUG,
-                    "%s: %s", domain ? domain : "GLib", message);
 }
 
 /* ---- frames from the guest ---- */
@@ -951,9 +761,9 @@ static int make_slirp(struct engine *e, struct failure *why)
         config.outbound_addr6 = &e->outbound6;
     }
     if (!g_getenv("SLIRP_DEBUG") && !g_getenv("G_MESSAGES_DEBUG"))
-        g_log_set_default_handler(on_glib_message, NULL);
+        g_log_set_default_handler(engine_on_glib_message, NULL);
     role_enter(&role_slirp); /* for the callbacks: main stands in for the thread that does not run yet */
-    e->slirp = slirp_new(&config, &callbacks, e);
+    e->slirp = slirp_new(&config, &engine_callbacks, e);
     role_leave(&role_slirp);
     if (!e->slirp)
         return failure(why, -EINVAL, "check --mtu", "libslirp refuses its configuration");

@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * engine_private.h - what the parts of engine.h share; nobody else includes it
+ *
+ * engine.c           life cycle, and what other threads ask for
+ * engine_loop.c      the slirp thread's loop
+ * engine_input.c     frames from the guest, and what other threads hand over
+ * engine_callbacks.c what libslirp calls
+ */
+#pragma once
+
+#include "base/spin.h"
+#include "io/reassembly.h"
+#include "io/tap_rx.h"
+#include "io/tap_tx.h"
+#include "io/udp_flows.h"
+#include "slirp/descriptors.h"
+#include "slirp/engine.h"
+#include "slirp/filter.h"
+#include "slirp/large.h"
+#include "slirp/ping.h"
+#include "slirp/udp_forward.h"
+#include "slirp/world.h"
+
+#include <glib.h>
+#include <pthread.h>
+#include <slirp/libslirp.h>
+
+enum {
+    RX_FRAMES = 256,
+    TX_FRAMES = 512,
+    ADOPT_QUEUE_MAX = 1024,
+    INJECT_QUEUE_MAX = 256,
+    TIMERS_MAX = 4, /* libslirp 4.7 has one: router advertisements */
+};
+
+struct timer {
+    bool used, armed;
+    SlirpTimerId id;
+    void *cb_opaque;
+    int64_t expire_ms;
+};
+
+struct adoption {
+    int conn_fd;
+    union address shown, guest;
+};
+
+struct injection {
+    uint32_t size;
+    uint8_t frame[ENGINE_INJECT_SIZE_MAX];
+};
+
+struct engine {
+    struct engine_config config; /* fixed before threads start: anyone may read */
+    const struct tap_io *io;
+    bool shared;
+    char backend_why[320], choice[384];
+    int gone_fd;
+    _Atomic int gone; /* first negative errno, written once by whoever sees it */
+
+    struct frame_pool rx_pool, tx_pool;
+    struct spsc rx_ring, tx_ring;
+    struct tap_reader *reader;
+    int tap_poll_fd; /* shared mode: the reader's, for the epoll set */
+    struct tap_writer *writer;
+    struct tap_rx rx;
+    struct tap_tx tx OWNED_BY(role_slirp);
+    struct large large OWNED_BY(role_slirp);
+
+    struct world world;
+    struct wakeup wake; /* the slirp thread's */
+    pthread_t thread;
+    bool started; /* main's */
+    _Atomic bool stop;
+
+    pthread_mutex_t adopt_lock;                      /* innermost: nothing is taken inside it */
+    struct adoption adopt_queue[ADOPT_QUEUE_MAX];    /* under adopt_lock */
+    uint32_t n_adopt;                                /* under adopt_lock */
+    struct injection inject_queue[INJECT_QUEUE_MAX]; /* under adopt_lock: a ring */
+    uint32_t first_inject, n_inject;                 /* under adopt_lock */
+    _Atomic bool adopt_pending;
+
+    Slirp *slirp OWNED_BY(role_slirp);
+    struct sockaddr_in outbound; /* libslirp keeps a pointer to it */
+    struct sockaddr_in6 outbound6;
+    struct filter filter OWNED_BY(role_slirp);
+    struct ping ping OWNED_BY(role_slirp);
+    struct descriptors descriptors OWNED_BY(role_slirp);
+    struct udp_forwards *udp OWNED_BY(role_slirp);
+    struct udp_flows *flows; /* NULL: the guest's datagrams go through libslirp */
+    struct reassembly *reassembly OWNED_BY(role_slirp);
+    struct timer timers[TIMERS_MAX] OWNED_BY(role_slirp);
+    const uint8_t *input_frame OWNED_BY(role_slirp); /* the SYN being given to libslirp, else NULL */
+    uint32_t input_size OWNED_BY(role_slirp);
+    bool dirty OWNED_BY(role_slirp); /* libslirp's wishes may have changed since the last fill */
+    bool tap_ready OWNED_BY(role_slirp);
+    bool again OWNED_BY(role_slirp);       /* the next turn does not sleep */
+    struct engine_guest guest;             /* fixed before threads start; turn is NULL: there is none */
+    bool guest_ready OWNED_BY(role_slirp); /* its turn follows its events */
+    struct spin spin OWNED_BY(role_slirp);
+    int64_t guest_ns OWNED_BY(role_slirp); /* when its turn comes without an event; INT64_MAX: never */
+    uint32_t frame_size_usual OWNED_BY(role_slirp); /* shared mode: of late, in bytes */
+    uint32_t slirp_timeout_ms OWNED_BY(role_slirp);
+    int64_t udp_expire_ns OWNED_BY(role_slirp);
+};
+
+/* engine.c. The slirp thread: the data plane has ended, @arg is the engine; the first one counts. */
+void engine_set_gone(void *arg, int error);
+/* Any other thread: the same, and the slirp thread looks. */
+void engine_set_gone_and_kick(void *arg, int error);
+
+/* engine_callbacks.c. For slirp_new(), with the engine as their opaque; they assert the slirp role. */
+extern const SlirpCb engine_callbacks;
+/* For g_log_set_default_handler(). */
+void engine_on_glib_message(const gchar *domain, GLogLevelFlags level, const gchar *message, gpointer arg);
