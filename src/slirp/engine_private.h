@@ -114,3 +114,9 @@ void engine_set_gone_and_kick(void *arg, int error);
 extern const SlirpCb engine_callbacks;
 /* For g_log_set_default_handler(). */
 void engine_on_glib_message(const gchar *domain, GLogLevelFlags level, const gchar *message, gpointer arg);
+
+/* engine_input.c. A batch of frames, from the ring or, in shared mode, from the TAP. Returns true when there
+ * may be more at once. */
+bool engine_input_batch(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out);
+/* Connections of engine_adopt(), frames of engine_inject(). */
+void engine_take_handed_over(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out);
