@@ -3,7 +3,8 @@
  * engine.h - the data plane: TAP reader, the one libslirp thread, TAP writer
  *
  * main makes an engine while it still has its privileges, starts it (threads report when they need none any
- * more), and stops it. What the threads do is in engine.c; the frames' way is in docs/ARCHITECTURE.md.
+ * more), and stops it. What the slirp thread does is in engine_loop.c; the frames' way is in
+ * docs/ARCHITECTURE.md.
  *
  * Modes: with ENGINE_SPLIT tap-rx, slirp and tap-tx are three threads joined by rings; with ENGINE_SHARED one
  * thread has the three roles and the same code runs without rings. On one or two CPUs the hand-over of a

@@ -120,3 +120,8 @@ void engine_on_glib_message(const gchar *domain, GLogLevelFlags level, const gch
 bool engine_input_batch(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out);
 /* Connections of engine_adopt(), frames of engine_inject(). */
 void engine_take_handed_over(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out);
+
+/* engine_loop.c. A thread's body, see thread.h; @arg is the engine. Takes its roles, and leaves them when
+ * engine_stop() asks for it or the data plane has ended. */
+void engine_run_split(void *arg);
+void engine_run_shared(void *arg);
