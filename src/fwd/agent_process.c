@@ -12,25 +12,18 @@
  * and the memory of a forked process stays the property of the user namespace in which its parent was
  * executed, so not even root of the guest may ptrace(2) it; killing it only makes flows slower.
  *
- * Then one loop: the parent's requests, and notices of the kernel. Notices are only a reason to look at
- * everything again, COALESCE_MS apart and never for more than a tenth of the time, because the guest may make
- * as many as it likes. Sending to the parent may wait: there is nothing else to do, and the parent never
- * waits for us. End of the socket is the end, whether the parent has closed it or was killed: the rules are
- * removed. The parent-death signal only sees to it that this does not take longer than LAST_S. What is left
- * when we are killed ourselves is harmless and recognised by the next run.
+ * Then agent_serve.c takes over. The parent-death signal only sees to it that tidying up does not take longer
+ * than LAST_S.
  */
-#include "fwd/agent_net.h"
-#include "fwd/sock_diag.h"
+#include "fwd/agent_serve.h"
 
 #include "base/bits.h"
-#include "base/clock.h"
 
 #include <cap-ng.h>
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
@@ -61,260 +54,8 @@ enum {
     NETNS_FD,
     FIRST_FREE_FD,
     FD_GUESS_MAX = 65536, /* closed one by one where nothing tells which are open */
-    COALESCE_MS = 20,
-    RETRY_MS = 1000, /* after a look that failed */
-    LAST_S = 2,      /* to tidy up when the parent was killed */
+    LAST_S = 2,           /* to tidy up when the parent was killed */
 };
-
-struct process {
-    struct agent_net net;
-    struct nft *nft; /* NULL: no outbound connection is diverted */
-    struct sock_diag diag;
-    int reasons[AGENT_FAMILIES]; /* last sent; -1: none yet */
-    bool listed;                 /* the first list has been sent */
-    bool look;                   /* something may have changed */
-    int64_t look_ns;             /* not before */
-};
-
-/* ---- messages ---- */
-
-/* 0 or a negative errno, which ends the process; -ETOOMANYREFS: too many descriptors are on their way. */
-static int send_message(const struct agent_message *m, const int *fds, uint32_t n_fds)
-{
-    union {
-        char buffer[CMSG_SPACE(SOCKETS_PER_MESSAGE * sizeof(int))];
-        struct cmsghdr align;
-    } control = {.buffer = {0}};
-    struct iovec iov = {.iov_base = (void *)m, .iov_len = sizeof(*m)};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    ssize_t n;
-
-    if (n_fds > 0) {
-        struct cmsghdr *cmsg;
-
-        msg.msg_control = control.buffer;
-        msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
-    }
-    do {
-        n = sendmsg(SOCK_FD, &msg, MSG_NOSIGNAL);
-    } while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : 0;
-}
-
-/* @divert_state: 0 or a negative errno; a positive number fits the message. */
-static int send_started(const struct failure *why, const struct nft *nft, int divert_state)
-{
-    struct agent_message m = {.type = MESSAGE_STARTED, .result = why->code, .count = (uint16_t)-divert_state};
-    int fd = nft ? nft_fd(nft) : -1;
-
-    if (why->code < 0) {
-        memcpy(m.sentence.what, why->what, sizeof(m.sentence.what));
-        memcpy(m.sentence.hint, why->hint, sizeof(m.sentence.hint));
-    }
-    return send_message(&m, &fd, fd >= 0);
-}
-
-static int send_addresses(const struct agent_net *n)
-{
-    uint32_t first = 0;
-
-    do {
-        struct agent_message m = {.type = MESSAGE_ADDRESSES, .first = (uint16_t)first};
-        uint32_t count = min_u32(n->n_addresses - first, ADDRESSES_PER_MESSAGE);
-        int r;
-
-        memcpy(m.addresses, n->addresses + first, count * sizeof(m.addresses[0]));
-        first += count;
-        m.count = (uint16_t)count;
-        m.final = first == n->n_addresses;
-        r = send_message(&m, NULL, 0);
-        if (r < 0)
-            return r;
-    } while (first < n->n_addresses);
-    return 0;
-}
-
-/* ---- work ---- */
-
-/* Looks at everything and says what has changed. A negative errno ends the process. */
-static int look(struct process *p)
-{
-    int64_t begin_ns = clock_monotonic_ns(), pause_ns, now_ns;
-    int lo = agent_net_lo_up(&p->net), r = agent_net_list(&p->net);
-    bool failed = lo < 0 || r < 0;
-
-    if (r > 0 || (r == 0 && !p->listed)) {
-        r = send_addresses(&p->net);
-        if (r < 0)
-            return r;
-        p->listed = true;
-    }
-    for (int index = 0; index < AGENT_FAMILIES && lo >= 0; index++) {
-        struct agent_message m = {.type = MESSAGE_STATE, .family = family_of(index)};
-
-        m.result = (int32_t)(lo ? agent_net_prepare(&p->net, index) : AGENT_LO_DOWN);
-        if (m.result == p->reasons[index])
-            continue;
-        r = send_message(&m, NULL, 0);
-        if (r < 0)
-            return r;
-        p->reasons[index] = m.result;
-    }
-    now_ns = clock_monotonic_ns();
-    pause_ns = failed ? RETRY_MS * NS_PER_MS : COALESCE_MS * NS_PER_MS;
-    if (pause_ns < 10 * (now_ns - begin_ns))
-        pause_ns = 10 * (now_ns - begin_ns);
-    p->look = failed;
-    p->look_ns = now_ns + pause_ns;
-    return 0;
-}
-
-/* The parent's copies are in the message before ours are closed; from then on they are its alone. */
-static int give_sockets(struct process *p, int index, uint32_t n)
-{
-    while (n > 0) {
-        struct agent_message m = {.type = MESSAGE_SOCKETS, .family = family_of(index)};
-        uint32_t batch = min_u32(n, SOCKETS_PER_MESSAGE), made = 0;
-        int fds[SOCKETS_PER_MESSAGE], fd = 0, r;
-
-        while (made < batch && (fd = agent_net_socket(&p->net, index)) >= 0)
-            fds[made++] = fd;
-        if (fd == -EPERM || fd == -EACCES)
-            p->look = true;
-        m.count = (uint16_t)made;
-        m.settled = (uint16_t)(made < batch ? n : batch); /* less than asked for: no more for now */
-        r = send_message(&m, fds, made);
-        for (uint32_t i = 0; i < made; i++)
-            close(fds[i]);
-        if (r == -ETOOMANYREFS) {
-            m.count = 0;
-            m.settled = (uint16_t)n;
-            r = send_message(&m, NULL, 0);
-        }
-        if (r < 0)
-            return r;
-        n -= m.settled;
-    }
-    return 0;
-}
-
-static bool spec_is_sound(const struct repair_spec *s)
-{
-    return s->local.sa.sa_family == s->peer.sa.sa_family && family_index(s->local.sa.sa_family) >= 0;
-}
-
-/* The guest's side. What the last connection with these addresses has left in TIME_WAIT must not keep the
- * guest from using its port again, and is the only thing that can be in the way. */
-static int build(struct process *p, const struct repair_spec *spec, int *ret)
-{
-    int r = repair_connect(spec, ret);
-
-    if (r == -EADDRINUSE && sock_diag_destroy(&p->diag, &spec->local, &spec->peer) == 0)
-        r = repair_connect(spec, ret);
-    return r;
-}
-
-/* First the element, then the socket: nothing is sent before the guest has its SYN-ACK. */
-static int divert(struct process *p, const struct agent_message *request)
-{
-    struct agent_message m = {.type = MESSAGE_DIVERTED, .divert = {.id = request->divert.id}};
-    const struct repair_spec *spec = &request->divert.spec;
-    const bool is_there = request->count == 1; /* the element; then it is the parent's to take away */
-    struct nft_tuple tuple = {.source = spec->peer, .destination = spec->local};
-    int fd = -1, r;
-
-    if (!p->nft || !spec_is_sound(spec))
-        return -EPROTO;
-    m.result = is_there ? 0 : nft_add(p->nft, &tuple, 1);
-    if (m.result == 0 && (m.result = build(p, spec, &fd)) < 0 && !is_there)
-        (void)nft_remove(p->nft, &tuple, 1);
-    r = send_message(&m, &fd, fd >= 0);
-    if (r == -ETOOMANYREFS) { /* more on their way than RLIMIT_NOFILE: unix(7) */
-        if (!is_there)
-            (void)nft_remove(p->nft, &tuple, 1);
-        m.result = -EMFILE;
-        r = send_message(&m, NULL, 0);
-    }
-    if (fd >= 0)
-        close(fd);
-    return r;
-}
-
-/* 0, or a negative errno: the conversation has ended. */
-static int serve(struct process *p)
-{
-    struct agent_message m;
-    ssize_t n = recv(SOCK_FD, &m, sizeof(m), MSG_DONTWAIT | MSG_TRUNC);
-    int index;
-
-    if (n < 0)
-        return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    if (n == 0)
-        return -EPIPE;
-    if (n != (ssize_t)sizeof(m))
-        return -EPROTO;
-    switch (m.type) {
-    case MESSAGE_WANT_SOCKETS:
-        index = family_index(m.family);
-        if (index < 0 || m.count == 0 || m.count > AGENT_STOCK_MAX)
-            return -EPROTO;
-        return give_sockets(p, index, m.count);
-    case MESSAGE_LOOK: /* at once: the parent does not ask often */
-        p->look = true;
-        p->look_ns = 0;
-        return 0;
-    case MESSAGE_DIVERT:
-        return divert(p, &m);
-    case MESSAGE_UNDIVERT:
-        if (!p->nft || m.count == 0 || m.count > TUPLES_PER_MESSAGE)
-            return -EPROTO;
-        (void)nft_remove(p->nft, m.tuples, m.count); /* one that stays does no harm but take room */
-        return 0;
-    case MESSAGE_NESTED:
-        if (p->nft)
-            (void)nft_nested(p->nft, true); /* without conntrack nested connections stay with libslirp */
-        return 0;
-    default:
-        return -EPROTO;
-    }
-}
-
-static void run(struct process *p)
-{
-    int r = 0;
-
-    while (r == 0) { /* the first look is the parent's wish */
-        int64_t wait_ns = p->look ? p->look_ns - clock_monotonic_ns() : -1;
-        struct pollfd fds[2] = {
-            {.fd = SOCK_FD, .events = POLLIN},
-            /* Once there is a reason to look, more of them would only wake us. */
-            {.fd = p->look ? -1 : agent_net_fd(&p->net), .events = POLLIN},
-        };
-        int timeout_ms = !p->look ? -1 : wait_ns > 0 ? (int)(wait_ns / NS_PER_MS) + 1 : 0;
-
-        if (poll(fds, ARRAY_SIZE(fds), timeout_ms) < 0) {
-            if (errno != EINTR)
-                break;
-            continue;
-        }
-        if (fds[0].revents)
-            r = serve(p);
-        if (fds[1].revents)
-            p->look = true;
-        if (r == 0 && p->look && clock_monotonic_ns() >= p->look_ns) {
-            agent_net_drain(&p->net); /* before looking: what comes later is a new reason */
-            r = look(p);
-        }
-    }
-    agent_net_remove(&p->net);
-}
-
-/* ---- set-up ---- */
 
 /* The end of the socket is noticed as well; but nothing may make us outlive the parent for long. */
 static void parent_died(int number)
@@ -446,9 +187,9 @@ static int allow(scmp_filter_ctx filter, const char *name, unsigned n_args, cons
 
 static int filter_fill(scmp_filter_ctx filter)
 {
-    /* What run() does: talk, wait, tell the time, make stream sockets of the two families (in repair mode
-     * bind(2) and connect(2) send nothing), set one sysctl through its open descriptor. What the C library
-     * and the allocator may do meanwhile. */
+    /* What agent_serve_run() does: talk, wait, tell the time, make stream sockets of the two families (in
+     * repair mode bind(2) and connect(2) send nothing), set one sysctl through its open descriptor. What the
+     * C library and the allocator may do meanwhile. */
     static const char *const names[] = {
         "poll",
         "ppoll",
@@ -538,19 +279,19 @@ static int filter_enter(struct failure *why)
 }
 
 /* While files may still be opened and modules loaded. Not having it is no failure. */
-static int divert_open(struct process *p, const struct agent_config *config)
+static int divert_open(struct agent_serve *a, const struct agent_config *config)
 {
     if (!config->divert)
         return -ENODEV;
     (void)repair_wscale(); /* reads a sysctl, and remembers it */
     (void)sock_diag_init(
-        &p->diag); /* without it, a port that is used again goes through libslirp for a minute */
-    return nft_new(&p->nft, config->mark, config->mark_mask);
+        &a->diag); /* without it, a port that is used again goes through libslirp for a minute */
+    return nft_new(&a->nft, config->mark, config->mark_mask);
 }
 
 _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t parent_pid)
 {
-    static struct process process = {.reasons = {-1, -1}, .net = {.sysctl_fd = -1}};
+    static struct agent_serve serve = {.sock = SOCK_FD, .reasons = {-1, -1}, .net = {.sysctl_fd = -1}};
     static const struct rlimit no_core = {.rlim_cur = 0, .rlim_max = 0};
     struct failure why = FAILURE_NULL;
     int divert_state = -ENODEV;
@@ -569,18 +310,18 @@ _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t 
     if ((r = prctl(PR_SET_DUMPABLE, 0)) < 0) /* before the guest can see us */
         failure(&why, -errno, NULL, "the agent's prctl");
     if (r == 0 && (r = namespaces_join(config, &why)) == 0)
-        r = agent_net_init(&process.net, config, &why);
+        r = agent_net_init(&serve.net, config, &why);
     if (r == 0) {
-        divert_state = divert_open(&process, config);
+        divert_state = divert_open(&serve, config);
         r = privileges_drop(parent_pid, &why);
     }
     if (r == 0)
         r = filter_enter(&why);
     if (r < 0) {
-        (void)send_started(&why, NULL, 0);
+        (void)agent_serve_started(&serve, &why, 0);
         _exit(EXIT_FAILURE);
     }
-    if (send_started(&why, process.nft, divert_state) == 0)
-        run(&process);
+    if (agent_serve_started(&serve, &why, divert_state) == 0)
+        agent_serve_run(&serve);
     _exit(EXIT_SUCCESS);
 }
