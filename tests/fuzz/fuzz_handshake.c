@@ -7,31 +7,14 @@
  */
 #include "fwd/handshake.h"
 
-#include "base/bits.h"
-#include "seeds.h"
+#include "frames.h"
 
 #include <netinet/in.h>
-#include <stdlib.h>
 
-#define CHECK(x)              \
-    do {                      \
-        if (!(x))             \
-            __builtin_trap(); \
-    } while (0)
-
-#define SEED(bytes)              \
-    {                            \
-        bytes, sizeof(bytes) - 1 \
-    }
-
-#define ETHER "\x52\x55\x0a\x00\x02\x02\x02\x00\x00\x00\x00\x01"
 #define IP4 "\x08\x00\x45\x00\x00\x3c\x00\x00\x40\x00\x40\x06\x00\x00\x0a\x00\x02\x64\xc0\x00\x02\x01"
-#define ADDRESS6 "\xfd\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x64"
 #define IP6 "\x86\xdd\x60\x00\x00\x00\x00\x28\x06\x40" ADDRESS6 ADDRESS6
 #define TCP "\x04\xd2\x00\x50\x00\x00\x00\x01\x00\x00\x00\x00\xa0\x02\xff\xff\x00\x00\x00\x00"
 #define OPTIONS "\x02\x04\x05\xb4\x04\x02\x08\x0a\x00\x00\x00\x01\x00\x00\x00\x00\x01\x03\x03\x07"
-
-enum { ETH_SIZE = 14, TYPE_AT = 12 };
 
 static const struct seed seeds[] = {
     SEED(ETHER IP4 TCP OPTIONS),
@@ -42,8 +25,7 @@ static const struct seed seeds[] = {
 static void check_answer(const uint8_t *frame, uint32_t size, enum packet_kind kind, const struct packet *syn,
                          uint8_t flags)
 {
-    uint32_t addr_size = kind == PACKET_IPV6 ? 16 : 4, sum;
-    uint8_t pseudo[4] = {0, IPPROTO_TCP};
+    uint32_t addr_size = kind == PACKET_IPV6 ? 16 : 4;
     struct packet p;
 
     CHECK(size <= HANDSHAKE_FRAME_MAX);
@@ -54,9 +36,7 @@ static void check_answer(const uint8_t *frame, uint32_t size, enum packet_kind k
     CHECK(memcmp(frame, syn->frame + 6, 6) == 0 && memcmp(frame + 6, syn->frame, 6) == 0);
     if (kind == PACKET_IPV4)
         CHECK(checksum_fold(checksum_add(0, frame + ETH_SIZE, 20)) == 0);
-    put_u16(pseudo + 2, (uint16_t)p.l4_size);
-    sum = checksum_add(checksum_add(checksum_add(0, p.src, addr_size), p.dst, addr_size), pseudo, 4);
-    CHECK(checksum_fold(checksum_add(sum, p.l4, p.l4_size)) == 0);
+    CHECK(transport_sum(p.src, p.dst, addr_size, IPPROTO_TCP, p.l4, p.l4_size) == 0);
     CHECK((uint32_t)get_u16(p.l4 + 8) << 16 == ((handshake_sequence(syn) + 1) & 0xffff0000));
     CHECK(get_u16(p.l4 + 10) == ((handshake_sequence(syn) + 1) & 0xffff));
 }
@@ -94,35 +74,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     return 0;
 }
 
-/* Makes the lengths fit what is there. */
-static void mend(uint8_t *frame, size_t size)
+/* Nearly always a SYN of one piece: everything else ends at once. */
+static void mend(uint8_t *data, size_t size, unsigned seed)
 {
-    bool v6 = size > TYPE_AT && frame[TYPE_AT] == 0x86;
-    size_t tcp_at = ETH_SIZE + (v6 ? 40 : 20), tcp_size, header;
+    uint8_t *ip = data + ETH_SIZE;
 
-    if (size < tcp_at + 20)
+    if (seed % 8 == 0 || size < ETH_SIZE + IP6_SIZE + 20)
         return;
-    tcp_size = size - tcp_at;
-    header = tcp_size < 60 ? tcp_size & ~(size_t)3 : 60;
-    frame[tcp_at + 12] = (uint8_t)(header / 4 << 4);
-    if (v6) {
-        put_u16(frame + ETH_SIZE + 4, (uint16_t)tcp_size);
-        frame[ETH_SIZE] = 0x60;
-        frame[ETH_SIZE + 6] = IPPROTO_TCP;
+    if (get_u16(data + ETH_TYPE_AT) == 0x86dd) {
+        ip[6] = IPPROTO_TCP;
     } else {
-        put_u16(frame + ETH_SIZE + 2, (uint16_t)(tcp_size + 20));
-        put_u16(frame + ETH_SIZE + 6, 0x4000);
-        frame[ETH_SIZE] = 0x45;
-        frame[ETH_SIZE + 9] = IPPROTO_TCP;
+        ip[0] = 0x45;
+        ip[9] = IPPROTO_TCP;
+        put_u16(ip + 6, 0x4000);
     }
+    ip[get_u16(data + ETH_TYPE_AT) == 0x86dd ? IP6_SIZE + 12 : IP4_SIZE + 12] =
+        0; /* as long as there is room */
+    frame_mend(data, size);
 }
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed)
-{
-    if (seeds_plant(seeds, ARRAY_SIZE(seeds), data, &size, size_max, seed))
-        return size;
-    size = LLVMFuzzerMutate(data, size, size_max);
-    if (seed % 8 != 0)
-        mend(data, size);
-    return size;
-}
+FUZZ_MUTATOR(seeds, mend)

@@ -8,22 +8,7 @@
  */
 #include "api/http.h"
 
-#include "base/bits.h"
-#include "seeds.h"
-
-#include <stdlib.h>
-#include <string.h>
-
-#define CHECK(x)              \
-    do {                      \
-        if (!(x))             \
-            __builtin_trap(); \
-    } while (0)
-
-#define SEED(bytes)              \
-    {                            \
-        bytes, sizeof(bytes) - 1 \
-    }
+#include "fuzz.h"
 
 static const struct seed seeds[] = {
     SEED("\x00GET /metrics HTTP/1.1\r\nHost: localhost\r\nUser-Agent: x\r\n\r\n"),
@@ -108,9 +93,4 @@ TSA(no_thread_safety_analysis) int LLVMFuzzerTestOneInput(const uint8_t *data, s
     return 0;
 }
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed)
-{
-    if (seeds_plant(seeds, ARRAY_SIZE(seeds), data, &size, size_max, seed))
-        return size;
-    return LLVMFuzzerMutate(data, size, size_max);
-}
+FUZZ_MUTATOR(seeds, mend_nothing)

@@ -7,22 +7,10 @@
  */
 #include "cli/options.h"
 
-#include "base/bits.h"
 #include "base/log.h"
-#include "seeds.h"
+#include "fuzz.h"
 
 #include <getopt.h>
-
-#define CHECK(x)              \
-    do {                      \
-        if (!(x))             \
-            __builtin_trap(); \
-    } while (0)
-
-#define SEED(bytes)              \
-    {                            \
-        bytes, sizeof(bytes) - 1 \
-    }
 
 enum { ARGUMENTS_MAX = 64 };
 
@@ -99,9 +87,4 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     return 0;
 }
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed)
-{
-    if (seeds_plant(seeds, ARRAY_SIZE(seeds), data, &size, size_max, seed))
-        return size;
-    return LLVMFuzzerMutate(data, size, size_max);
-}
+FUZZ_MUTATOR(seeds, mend_nothing)

@@ -3,31 +3,13 @@
  * fuzz_packet.c - a frame from a hostile guest: parser, filter, ICMP errors
  *
  * AddressSanitizer finds what is read outside of the frame; what packet.h promises is checked here, against
- * the frame's own bytes.
+ * the frame's own bytes. Most mutations are mended (frames.h); the others are what the parser has to refuse.
  */
 #include "io/icmp_error.h"
 #include "io/packet.h"
 #include "slirp/filter.h"
 
-#include "base/bits.h"
-#include "seeds.h"
-
-#include <stdlib.h>
-
-#define CHECK(x)              \
-    do {                      \
-        if (!(x))             \
-            __builtin_trap(); \
-    } while (0)
-
-#define ETHER "\x52\x55\x0a\x00\x02\x02\x02\x00\x00\x00\x00\x01"
-#define ADDRESSES4 "\x0a\x00\x02\x64\xc0\x00\x02\x01"
-#define ADDRESS6 "\xfd\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x64"
-
-#define SEED(bytes)              \
-    {                            \
-        bytes, sizeof(bytes) - 1 \
-    }
+#include "frames.h"
 
 static const struct seed seeds[] = {
     SEED(ETHER "\x08\x00" /* TCP SYN */
@@ -51,8 +33,6 @@ static const struct seed seeds[] = {
                "\x00\x01\x08\x00\x06\x04\x00\x01\x02\x00\x00\x00\x00\x01\x0a\x00\x02\x64"
                "\x00\x00\x00\x00\x00\x00\x0a\x00\x02\x02"),
 };
-
-enum { ETH_SIZE = 14 };
 
 static bool inside(const struct packet *p, const uint8_t *at, uint32_t size)
 {
@@ -175,9 +155,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     return 0;
 }
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed)
+static void mend(uint8_t *data, size_t size, unsigned seed)
 {
-    if (seeds_plant(seeds, ARRAY_SIZE(seeds), data, &size, size_max, seed))
-        return size;
-    return LLVMFuzzerMutate(data, size, size_max);
+    if (seed % 4 != 0)
+        frame_mend(data, size);
 }
+
+FUZZ_MUTATOR(seeds, mend)

@@ -9,22 +9,9 @@
  */
 #include "io/reassembly.h"
 
-#include "base/bits.h"
-#include "seeds.h"
+#include "fuzz.h"
 
 #include <netinet/in.h>
-#include <stdlib.h>
-
-#define CHECK(x)              \
-    do {                      \
-        if (!(x))             \
-            __builtin_trap(); \
-    } while (0)
-
-#define SEED(bytes)              \
-    {                            \
-        bytes, sizeof(bytes) - 1 \
-    }
 
 enum { ETH_SIZE = 14, STEP_SIZE = 5, STEPS_MAX = 400, IDS = 64, FRAME_MAX = ETH_SIZE + 40 + 8 + 65535 };
 
@@ -156,9 +143,4 @@ TSA(no_thread_safety_analysis) int LLVMFuzzerTestOneInput(const uint8_t *data, s
     return 0;
 }
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed)
-{
-    if (seeds_plant(seeds, ARRAY_SIZE(seeds), data, &size, size_max, seed))
-        return size;
-    return LLVMFuzzerMutate(data, size, size_max);
-}
+FUZZ_MUTATOR(seeds, mend_nothing)

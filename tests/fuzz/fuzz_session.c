@@ -7,23 +7,11 @@
  */
 #include "api/session.h"
 
-#include "base/bits.h"
 #include "base/log.h"
-#include "seeds.h"
+#include "fuzz.h"
 
 #include <errno.h>
 #include <jansson.h>
-
-#define CHECK(x)              \
-    do {                      \
-        if (!(x))             \
-            __builtin_trap(); \
-    } while (0)
-
-#define SEED(bytes)              \
-    {                            \
-        bytes, sizeof(bytes) - 1 \
-    }
 
 static const struct seed seeds[] = {
     SEED("\x00{\"execute\":\"add_hostfwd\",\"arguments\":{\"proto\":\"tcp\",\"host_addr\":\"0.0.0.0\","
@@ -230,9 +218,4 @@ TSA(no_thread_safety_analysis) int LLVMFuzzerTestOneInput(const uint8_t *data, s
     return 0;
 }
 
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t size_max, unsigned seed)
-{
-    if (seeds_plant(seeds, ARRAY_SIZE(seeds), data, &size, size_max, seed))
-        return size;
-    return LLVMFuzzerMutate(data, size, size_max);
-}
+FUZZ_MUTATOR(seeds, mend_nothing)

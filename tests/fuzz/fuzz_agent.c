@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * fuzz_agent.c - the program, and an nsagent that somebody has taken over
+ *
+ * Input: steps. Some are messages of the agent's, well-formed or not, with any number of descriptors; the
+ * others are what a worker does with its agent. The process is not there: fork(2) is replaced, and this
+ * target has the other end of the socket pair. What agent.h promises must hold whatever the agent says:
+ * sockets in the stock are bounded, every descriptor that came has one owner, and the first nonsense is the
+ * end.
+ */
+#include "fwd/agent_protocol.h"
+
+#include "fds.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { STEPS_MAX = 200, PID = 0x3fffffff, IDS = 8 };
+
+/* A message that is mostly sound: kind, then the fields it has. */
+enum step {
+    STEP_STATE,
+    STEP_ADDRESSES,
+    STEP_SOCKETS,
+    STEP_DIVERTED,
+    STEP_ANSWER, /* what has been asked for, as an honest agent would */
+    STEP_FIELDS, /* every field from the input */
+    STEP_BYTES,  /* any bytes, any size */
+    STEP_READ,   /* from here on: the worker */
+    STEP_TAKE,
+    STEP_REACH,
+    STEP_DIVERT,
+    STEP_UNDIVERT,
+    STEP_OTHER,
+    STEPS,
+};
+
+static const struct seed seeds[] = {
+    /* started; a list of one address; both states; sockets asked for and given; one taken */
+    SEED("\x00\x00\x00"
+         "\x01\x01\x01\x00\x02\x0a\x00\x02\x64"
+         "\x00\x00\x00"
+         "\x00\x01\x00"
+         "\x07"
+         "\x04\x00"
+         "\x07"
+         "\x08\x00"
+         "\x09\x00\x0a\x00\x02\x64"),
+    /* started; ready; outbound connections: asked for, answered, an answer without a socket, an unknown id */
+    SEED("\x00\x00\x00"
+         "\x00\x00\x00"
+         "\x0a\x00\x03"
+         "\x03\x03\x00\x01"
+         "\x07"
+         "\x0a\x01\x04"
+         "\x03\x04\x05\x00"
+         "\x07"
+         "\x0b\x05"
+         "\x0c"),
+    /* not started, with a sentence */
+    SEED("\x01\xff\xf0no place for it"),
+    /* too many descriptors, a list out of order, half a message */
+    SEED("\x00\x00\x00"
+         "\x00\x00\x00"
+         "\x07"
+         "\x02\x00\x10\x10\x10"
+         "\x07"),
+    SEED("\x00\x00\x00"
+         "\x01\x02\x00\x04"
+         "\x07"),
+    SEED("\x00\x00\x00"
+         "\x06\x10half a message"
+         "\x07"),
+};
+
+/* ---- what the program would call ---- */
+
+static int agent_end = -1; /* the agent's end of the pair */
+static int null_fd = -1;
+static bool joined;
+
+int fuzz_socketpair(int domain, int type, int protocol, int pair[2]);
+pid_t fuzz_fork(void);
+pid_t fuzz_waitpid(pid_t pid, int *status, int options);
+
+int fuzz_socketpair(int domain, int type, int protocol, int pair[2])
+{
+    int r = (int)syscall(SYS_socketpair, domain, type | SOCK_NONBLOCK, protocol, pair);
+
+    if (r == 0)
+        agent_end = fcntl(pair[1], F_DUPFD_CLOEXEC, 3);
+    return r;
+}
+
+pid_t fuzz_fork(void)
+{
+    return PID;
+}
+
+pid_t fuzz_waitpid(pid_t pid, int *status, int options)
+{
+    (void)status;
+    (void)options;
+    CHECK(pid == PID);
+    return pid;
+}
+
+void agent_process(int sock, const struct agent_config *config, pid_t parent_pid)
+{
+    (void)sock;
+    (void)config;
+    (void)parent_pid;
+    abort();
+}
+
+struct nft {
+    int fd;
+};
+
+static struct nft table;
+
+int nft_join(struct nft **ret, int fd, uint32_t mark, uint32_t mark_mask)
+{
+    CHECK(mark && !(mark & ~mark_mask) && fcntl(fd, F_GETFD) >= 0);
+    if (!joined)
+        return -EPERM;
+    table.fd = fd;
+    *ret = &table;
+    return 0;
+}
+
+struct nft *nft_free(struct nft *n)
+{
+    if (n)
+        close(n->fd);
+    return NULL;
+}
+
+int nft_add(struct nft *n, const struct nft_tuple *tuples, uint32_t count)
+{
+    CHECK(n == &table && count == 1);
+    return address_port(&tuples->source) % 3 == 0 ? -EPERM : 0;
+}
+
+int nft_remove(struct nft *n, const struct nft_tuple *tuples, uint32_t count)
+{
+    (void)tuples;
+    CHECK(n == &table && count >= 1 && count <= NFT_BATCH_MAX);
+    return 0;
+}
+
+int nft_nested(struct nft *n, bool on)
+{
+    CHECK(n == &table && on);
+    return 0;
+}
+
+int repair_connect_socket(int fd, const struct repair_spec *spec)
+{
+    CHECK(fcntl(fd, F_GETFD) >= 0);
+    return address_port(&spec->peer) % 2 == 0 ? 0 : -EADDRINUSE;
+}
+
+/* ---- the agent ---- */
+
+static uint32_t asked[AGENT_FAMILIES]; /* sockets, and not answered yet */
+static uint32_t n_taken;               /* sockets that the worker has been given, all families */
+static uint32_t n_given;               /* descriptors that were sent in good messages, sockets and others */
+
+static void say(const void *data, size_t size, uint32_t n_fds)
+{
+    union {
+        char buffer[CMSG_SPACE(2 * SOCKETS_PER_MESSAGE * sizeof(int))];
+        struct cmsghdr align;
+    } control = {.buffer = {0}};
+    struct iovec iov = {.iov_base = (void *)data, .iov_len = size};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    n_fds = min_u32(n_fds, 2 * SOCKETS_PER_MESSAGE);
+    if (n_fds > 0) {
+        struct cmsghdr *cmsg;
+        int fds[2 * SOCKETS_PER_MESSAGE];
+
+        for (uint32_t i = 0; i < n_fds; i++)
+            fds[i] = null_fd;
+        msg.msg_control = control.buffer;
+        msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
+        cmsg = CMSG_FIRSTHDR(&msg);
+        cmsg->cmsg_level = SOL_SOCKET;
+        cmsg->cmsg_type = SCM_RIGHTS;
+        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
+        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
+    }
+    if (sendmsg(agent_end, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) /* full, or closed: it is not heard */
+        n_given += n_fds;
+}
+
+/* What the program says must be a message of the protocol, and within its bounds. */
+static void hear(void)
+{
+    struct agent_message m;
+    ssize_t n;
+    int index;
+
+    while ((n = recv(agent_end, &m, sizeof(m), MSG_DONTWAIT | MSG_TRUNC)) > 0) {
+        CHECK(n == (ssize_t)sizeof(m));
+        index = family_index(m.family);
+        switch (m.type) {
+        case MESSAGE_WANT_SOCKETS:
+            CHECK(index >= 0 && m.count >= 1 && m.count <= AGENT_STOCK_MAX);
+            asked[index] += m.count;
+            CHECK(asked[index] <= AGENT_STOCK_MAX);
+            break;
+        case MESSAGE_DIVERT:
+            CHECK(m.count <= 1 && m.divert.id < IDS);
+            break;
+        case MESSAGE_UNDIVERT:
+            CHECK(m.count >= 1 && m.count <= TUPLES_PER_MESSAGE);
+            break;
+        default:
+            CHECK(m.type == MESSAGE_LOOK || m.type == MESSAGE_NESTED);
+        }
+    }
+}
+
+/* 0: its sockets; else the family that is said. */
+static uint16_t input_family(struct input *in)
+{
+    uint8_t b = input_u8(in);
+
+    return b < 2 ? family_of(b) : b;
+}
+
+static void say_fields(struct agent_message *m, struct input *in)
+{
+    uint32_t n_fds = input_u8(in);
+
+    m->type = input_u8(in) % (MESSAGE_NESTED + 2);
+    m->family = input_family(in);
+    m->count = input_u8(in);
+    m->settled = input_u8(in);
+    m->first = input_u16(in);
+    m->final = input_u8(in);
+    m->result = (int8_t)input_u8(in);
+    (void)input_bytes(in, m->addresses, input_u8(in) % sizeof(m->addresses));
+    say(m, sizeof(*m), n_fds % 40);
+}
+
+static void answer(struct agent_message *m, int index)
+{
+    hear();
+    while (asked[index] > 0) {
+        m->type = MESSAGE_SOCKETS;
+        m->family = family_of(index);
+        m->count = m->settled = (uint16_t)min_u32(asked[index], SOCKETS_PER_MESSAGE);
+        say(m, sizeof(*m), m->count);
+        asked[index] -= m->count;
+    }
+}
+
+static void agent_step(enum step step, struct input *in)
+{
+    static struct agent_message m;
+    uint8_t bytes[2 * sizeof(m)];
+    uint32_t n_fds = 0;
+
+    memset(&m, 0, sizeof(m));
+    switch (step) {
+    case STEP_STATE:
+        m.type = MESSAGE_STATE;
+        m.family = input_family(in);
+        m.result = (int8_t)input_u8(in);
+        break;
+    case STEP_ADDRESSES:
+        m.type = MESSAGE_ADDRESSES;
+        m.count = input_u8(in);
+        m.final = input_u8(in);
+        m.first = input_u8(in) * (uint16_t)ADDRESSES_PER_MESSAGE;
+        m.addresses[0].family = input_u8(in);
+        (void)input_bytes(in, m.addresses[0].bytes, 4);
+        break;
+    case STEP_SOCKETS:
+        m.type = MESSAGE_SOCKETS;
+        m.family = input_family(in);
+        m.count = input_u8(in);
+        m.settled = input_u8(in);
+        n_fds = input_u8(in) % 40;
+        break;
+    case STEP_DIVERTED:
+        m.type = MESSAGE_DIVERTED;
+        m.divert.id = input_u8(in);
+        m.result = (int8_t)input_u8(in);
+        n_fds = input_u8(in) % 3;
+        break;
+    case STEP_ANSWER:
+        answer(&m, input_u8(in) % AGENT_FAMILIES);
+        return;
+    case STEP_FIELDS:
+        say_fields(&m, in);
+        return;
+    default: {
+        size_t size = input_u16(in) % sizeof(bytes);
+
+        (void)input_bytes(in, bytes, size);
+        say(bytes, size, size % 3);
+        return;
+    }
+    }
+    say(&m, sizeof(m), n_fds);
+}
+
+/* ---- the worker ---- */
+
+static void on_diverted(void *arg, uint64_t id, int result, int fd)
+{
+    (void)arg;
+    (void)id;
+    CHECK(result <= 0 && (fd >= 0 || result < 0));
+    if (fd >= 0) {
+        CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC);
+        close(fd);
+    }
+}
+
+static void input_address(struct input *in, union address *ret)
+{
+    memset(ret, 0, sizeof(*ret));
+    ret->sa.sa_family = input_u8(in) % 2 ? AF_INET6 : AF_INET;
+    if (ret->sa.sa_family == AF_INET)
+        (void)input_bytes(in, &ret->in.sin_addr, 4);
+    else
+        (void)input_bytes(in, &ret->in6.sin6_addr, 4);
+}
+
+static void worker_step(enum step step, struct agent *a, struct input *in) RUNS_ON(role_fwd)
+{
+    struct repair_spec spec = {.mss = 1460};
+    struct nft_tuple tuples[AGENT_UNDIVERT_MAX];
+    union address address;
+    bool gone = agent_is_gone(a);
+    uint32_t n;
+    int r, fd;
+
+    switch (step) {
+    case STEP_READ:
+        r = agent_read(a);
+        CHECK(r == 0 || r == -EPIPE);
+        CHECK(agent_is_gone(a) == (r == -EPIPE));
+        break;
+    case STEP_TAKE:
+        fd = agent_take_socket(a, input_family(in));
+        CHECK(!gone || fd == -EPIPE);
+        if (fd >= 0) {
+            CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC && ++n_taken <= n_given);
+            close(fd);
+        }
+        break;
+    case STEP_REACH:
+        input_address(in, &address);
+        r = (int)agent_can_reach(a, &address);
+        CHECK(agent_reason_text((enum agent_reason)r));
+        CHECK(!gone || r == AGENT_NO_AGENT);
+        CHECK(r != AGENT_READY || agent_is_local(a, &address));
+        CHECK(r != AGENT_READY || agent_family_state(a, address.sa.sa_family) == AGENT_READY);
+        break;
+    case STEP_DIVERT:
+        input_address(in, &spec.peer);
+        spec.local = spec.peer;
+        address_set_port(&spec.peer, input_u8(in));
+        r = agent_divert_now(a, &spec, &fd);
+        CHECK(r <= 0 && (!gone || r == -EAGAIN));
+        if (r == 0) {
+            CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC && ++n_taken <= n_given);
+            close(fd);
+        } else {
+            r = agent_divert(a, input_u8(in) % IDS, &spec);
+            CHECK(r <= 0 && (!gone || r == -EPIPE));
+        }
+        break;
+    case STEP_UNDIVERT:
+        n = 1 + input_u8(in) % AGENT_UNDIVERT_MAX;
+        memset(tuples, 0, sizeof(tuples));
+        CHECK(agent_undivert(a, tuples, n) <= n);
+        break;
+    default:
+        agent_divert_nested(a);
+        agent_look(a);
+    }
+}
+
+TSA(no_thread_safety_analysis) static void talk(struct agent *a, struct input *in)
+{
+    role_enter(&role_fwd);
+    for (int i = 0; i < STEPS_MAX && in->size > 0; i++) {
+        enum step step = input_u8(in) % STEPS;
+
+        if (step < STEP_READ)
+            agent_step(step, in);
+        else
+            worker_step(step, a, in);
+        hear();
+    }
+    while (agent_read(a) == 0 && poll(&(struct pollfd){.fd = agent_fd(a), .events = POLLIN}, 1, 0) > 0)
+        ;
+    role_leave(&role_fwd);
+}
+
+int LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    struct rlimit limit;
+
+    (void)argc;
+    (void)argv;
+    null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    CHECK(null_fd >= 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = limit.rlim_max;
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0); /* so that the stock has its full size */
+    return 0;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct input in = {data, size};
+    struct agent_config config = {
+        .userns_fd = -1, .netns_fd = 0, .mark = 0x10000, .mark_mask = 0xffff0000, .table = 7, .stock = true};
+    struct agent_message started = {.type = MESSAGE_STARTED};
+    struct failure why = FAILURE_NULL;
+    struct agent *a = NULL;
+    char text[FAILURE_TEXT_SIZE];
+    struct fds before;
+    uint8_t first;
+
+    fds_look(&before);
+    memset(asked, 0, sizeof(asked));
+    n_taken = n_given = 0;
+    CHECK(agent_start(&a, &config, &why) == 0 && agent_pid(a) == PID);
+    agent_on_diverted(a, on_diverted, NULL);
+    first = input_u8(&in);
+    joined = first & 2;
+    started.count = input_u8(&in);
+    started.result = first & 1 ? (int16_t)input_u16(&in) : 0;
+    if (first & 4)
+        started.type = input_u8(&in);
+    if (started.result != 0)
+        (void)input_bytes(&in, &started.sentence, sizeof(started.sentence));
+    say(&started, first & 8 ? in.size % sizeof(started) : sizeof(started), first >> 4);
+    n_given = 0;
+    if (agent_wait(a, &why) == 0)
+        talk(a, &in);
+    else
+        CHECK(strlen(failure_text(&why, text, sizeof(text))) < sizeof(text));
+    agent_free(a);
+    close(agent_end);
+    fds_check(&before);
+    return 0;
+}
+
+FUZZ_MUTATOR(seeds, mend_nothing)
