@@ -72,6 +72,7 @@
     X(udp_gso_off, "times", "times a batch could not be handed over in one piece (UDP_SEGMENT)")            \
     X(udp_drop_full, "datagrams", "datagrams of the guest dropped because a socket's buffer was full")      \
     X(udp_drop_refused, "datagrams", "datagrams of the guest that the kernel refused to send")              \
+    X(udp_drop_checksum, "datagrams", "datagrams of the guest with a wrong checksum")                       \
     X(udp_drop_source, "datagrams",                                                                         \
       "datagrams dropped because the guest must not or cannot see who sent them")                           \
     X(udp_fallback_descriptors, "datagrams", "datagrams left to libslirp because descriptors ran out")      \

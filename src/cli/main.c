@@ -438,7 +438,7 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
         .ipv6 = o->ipv6,
         .disable_host_loopback = o->disable_host_loopback,
         .disable_dns = o->disable_dns,
-        .direct_udp = o->udp == UDP_DIRECT,
+        .udp = o->udp,
         .has_outbound = o->has_outbound,
         .has_outbound6 = o->has_outbound6,
         .outbound = o->outbound,
@@ -534,6 +534,7 @@ static void report_choices(const struct program *p)
         log_startup(LOG_LEVEL_INFO, "* %-16s splice", "Outbound TCP:");
     else
         log_startup(LOG_LEVEL_INFO, "* %-16s libslirp (%s)", "Outbound TCP:", no_divert_reason(p));
+    log_startup(LOG_LEVEL_INFO, "* %-16s %s", "Outbound UDP:", engine_udp_text(p->engine));
     if (wants_forwards(o))
         log_startup(LOG_LEVEL_INFO, "* %-16s TCP %s%s%s%s, UDP direct",
                     "Forwards:", p->agent ? "splice" : "libslirp", p->agent ? "" : " (",

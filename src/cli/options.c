@@ -212,15 +212,16 @@ SETTER(threads)
 
 SETTER(udp)
 {
-    static const char *const names[] = {[UDP_SLIRP] = "slirp", [UDP_DIRECT] = "direct"};
+    static const char *const names[] = {
+        [ENGINE_UDP_AUTO] = "auto", [ENGINE_UDP_DIRECT] = "direct", [ENGINE_UDP_SLIRP] = "slirp"};
 
     for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
         if (strcmp(arg, names[i]) == 0) {
-            r->o->udp = (enum udp_path)i;
+            r->o->udp = (enum engine_udp)i;
             return OK;
         }
     }
-    fprintf(stderr, "--udp must be \"direct\" or \"slirp\", not \"%s\"\n", arg);
+    fprintf(stderr, "--udp must be \"auto\", \"direct\" or \"slirp\", not \"%s\"\n", arg);
     return STATUS_ERROR;
 }
 
@@ -345,7 +346,7 @@ static const struct {
       false},
      set_divert},
     {{0, "udp", "PATH",
-      "carry the guest's datagrams through libslirp or past it ([slirp|direct], default=slirp)", false},
+      "carry the guest's datagrams past libslirp or through it ([auto|direct|slirp], default=auto)", false},
      set_udp},
     {{0, "no-splice", NULL, "carry all TCP connections through libslirp and the TAP", false}, set_no_splice},
     {{0, "ctl", "SOCKET", "ask the program behind an API socket: list, add, remove, stats, flows or info",

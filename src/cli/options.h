@@ -46,7 +46,7 @@ struct options {
     bool offload; /* checksums and segmentation are left to the kernel where it takes them */
     bool no_splice;
     enum divert_mode { DIVERT_AUTO, DIVERT_ON, DIVERT_OFF } divert;
-    enum udp_path { UDP_SLIRP, UDP_DIRECT } udp;
+    enum engine_udp udp;
     unsigned n_publish;
     struct forward_spec publish[PUBLISH_MAX];
     bool run;              /* the target is a process of our own (run.h), its pid known later */

@@ -13,6 +13,7 @@
  */
 #pragma once
 
+#include "base/failure.h"
 #include "base/role.h"
 #include "io/flow_info.h"
 #include "io/packet.h"
@@ -48,8 +49,9 @@ struct udp_flows_config {
     void *arg;
 };
 
-/* main, before threads start: 0 or a negative errno. _free: after they ended; NULL is fine; returns NULL. */
-int udp_flows_new(struct udp_flows **ret, const struct udp_flows_config *config);
+/* main, before threads start: 0 or a negative errno with its sentence. _free: after they ended; NULL is fine;
+ * returns NULL. */
+int udp_flows_new(struct udp_flows **ret, const struct udp_flows_config *config, struct failure *why);
 struct udp_flows *udp_flows_free(struct udp_flows *u);
 
 /* A packet that passed the filter. True: it has been taken; its frame must stay as it is until

@@ -85,6 +85,18 @@ static enum target target6(const struct udp_flows *u, const struct packet *p)
     return memcmp(&dst, gateway, 8) == 0 ? TARGET_LEAVE : TARGET_PLAIN; /* the rest of fd00::/64 */
 }
 
+/* RFC 768, RFC 8200 8.1: without a checksum only over IPv4. */
+static bool checksum_good(const struct packet *p, bool v6, uint32_t udp_size)
+{
+    uint8_t rest[4] = {0, IPPROTO_UDP, (uint8_t)(udp_size >> 8), (uint8_t)udp_size};
+    uint32_t sum;
+
+    if (p->l4[6] == 0 && p->l4[7] == 0)
+        return !v6;
+    sum = checksum_add(checksum_add(0, p->src, v6 ? 16 : 4), p->dst, v6 ? 16 : 4);
+    return checksum_fold(checksum_add(checksum_add(sum, rest, sizeof(rest)), p->l4, udp_size)) == 0;
+}
+
 static void set_address(union address *ret, int family, const uint8_t *addr, uint16_t port)
 {
     memset(ret, 0, sizeof(*ret));
@@ -208,6 +220,10 @@ bool udp_flows_take(struct udp_flows *u, const struct packet *p, uint32_t gso_si
                                .size = (uint32_t)(p->l4[4] << 8 | p->l4[5]) - UDP_SIZE,
                                .gso_size = gso_size,
                                .ttl = ttl - 1};
+    if (gso_size == 0 && !checksum_good(p, v6, entry.size + UDP_SIZE)) {
+        counter_add(COUNTER_udp_drop_checksum, 1);
+        return true;
+    }
     if (gso_size > 0) { /* the length field of a super-frame is the kernel's affair */
         entry.size = p->l4_size - UDP_SIZE;
         if (entry.size <= gso_size)
@@ -446,6 +462,7 @@ void udp_flows_flush(struct udp_flows *u, int64_t now_ns)
             }
             send_messages(u, f, build(u, f, &at));
         }
+        f->shown = o->entries[f->last].shown;
         f->first = f->last = UDP_NONE;
         atomic_store_explicit(&f->out_ns, now_ns, memory_order_relaxed);
     }

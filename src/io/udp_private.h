@@ -57,6 +57,7 @@ struct udp_flow {
     uint32_t next_hash, older, newer;
     int64_t listed_ns;
     uint32_t first, last, next_touched; /* what waits to be sent */
+    union address shown;                /* whom it sent to last, in the guest's words */
 
     /* role_udp_in's. */
     bool bulk;

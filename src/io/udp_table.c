@@ -373,26 +373,31 @@ void udp_widen(struct udp_flow *f, bool dns, bool port53)
 
 /* ---- life cycle: main ---- */
 
-static void probe(struct udp_flows *u)
+/* A system call filter of whoever started us may not know the calls for batches (guix-daemon has such a
+ * one). */
+static int probe(struct udp_flows *u, struct failure *why)
 {
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), value;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), value, r;
     socklen_t size = sizeof(value);
 
     if (fd < 0)
-        return;
+        return failure(why, -errno, "use --udp=slirp", "cannot make a UDP socket");
+    r = sendmmsg(fd, NULL, 0, 0) < 0 || recvmmsg(fd, NULL, 0, 0, NULL) < 0 ? -errno : 0;
     u->gso = getsockopt(fd, IPPROTO_UDP, UDP_SEGMENT, &value, &size) == 0; /* Linux 4.18 */
     size = sizeof(value);
     u->gro = getsockopt(fd, IPPROTO_UDP, UDP_GRO, &value, &size) == 0; /* Linux 5.0 */
     close(fd);
+    return r < 0 ? failure(why, r, "use --udp=slirp", "cannot send and receive datagrams in batches") : 0;
 }
 
 TSA(no_thread_safety_analysis) /* before threads start */
-int udp_flows_new(struct udp_flows **ret, const struct udp_flows_config *config)
+int udp_flows_new(struct udp_flows **ret, const struct udp_flows_config *config, struct failure *why)
 {
     struct udp_flows *u = calloc(1, sizeof(*u));
+    int r;
 
     if (!u)
-        return -ENOMEM;
+        return failure(why, -ENOMEM, "use --udp=slirp", "cannot allocate the table of UDP flows");
     u->config = *config;
     u->config.n_flows_max = max_u32(min_u32(config->n_flows_max, UDP_FLOWS_MAX), 1);
     u->gateway4.in = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = config->gateway};
@@ -410,7 +415,11 @@ int udp_flows_new(struct udp_flows **ret, const struct udp_flows_config *config)
     for (uint32_t i = 0; i < UDP_SLOTS; i++)
         u->out.free[i] = UDP_SLOTS - 1 - i;
     u->out.n_free = UDP_SLOTS;
-    probe(u);
+    r = probe(u, why);
+    if (r < 0) {
+        free(u);
+        return r;
+    }
     u->in.region = mmap(NULL, (size_t)UDP_IN_BATCH * FRAME_STRIDE, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (u->in.region == MAP_FAILED)
@@ -418,7 +427,7 @@ int udp_flows_new(struct udp_flows **ret, const struct udp_flows_config *config)
     if (!u->in.region || getrandom(u->secret, sizeof(u->secret), 0) != sizeof(u->secret) ||
         spsc_init(&u->retired, UDP_RING, 0) < 0 || spsc_init(&u->freed, UDP_RING, 0) < 0) {
         udp_flows_free(u);
-        return -ENOMEM;
+        return failure(why, -ENOMEM, "use --udp=slirp", "cannot allocate the buffers for UDP flows");
     }
     (void)madvise(u->in.region, (size_t)UDP_IN_BATCH * FRAME_STRIDE, MADV_NOHUGEPAGE); /* a wish */
     *ret = u;
@@ -463,6 +472,7 @@ int udp_flows_list(struct udp_flows *u, uint64_t from, struct flow_info *rows, u
         *row = (struct flow_info){.tier = "udp",
                                   .proto = IPPROTO_UDP,
                                   .guest = f->guest,
+                                  .remote = f->shown,
                                   .to_guest = atomic_load_explicit(&f->in_bytes, memory_order_relaxed),
                                   .to_host = atomic_load_explicit(&f->out_bytes, memory_order_relaxed),
                                   .age_ns = now_ns - f->started_ns};

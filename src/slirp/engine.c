@@ -71,6 +71,11 @@ const char *engine_choice_text(const struct engine *e)
     return e->choice;
 }
 
+const char *engine_udp_text(const struct engine *e)
+{
+    return e->udp_text;
+}
+
 static int watch(struct engine *e, int fd, uint32_t events, uint64_t tag)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
@@ -236,15 +241,23 @@ static int make_flows(struct engine *e, struct failure *why)
         .send = udp_send,
         .arg = e,
     };
+    struct failure flows_why = FAILURE_NULL;
+    char text[FAILURE_TEXT_SIZE];
     struct rlimit limit;
     int r;
 
-    if (!c->direct_udp)
+    snprintf(e->udp_text, sizeof(e->udp_text), "libslirp (--udp=slirp)");
+    if (c->udp == ENGINE_UDP_SLIRP)
         return 0;
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / 4 < UDP_FLOWS_MAX)
         config.n_flows_max = (uint32_t)(limit.rlim_cur / 4);
-    r = udp_flows_new(&e->flows, &config);
-    return r < 0 ? failure(why, r, "use --udp=slirp", "cannot allocate the table of UDP flows") : 0;
+    r = udp_flows_new(&e->flows, &config, c->udp == ENGINE_UDP_DIRECT ? why : &flows_why);
+    if (r == 0)
+        snprintf(e->udp_text, sizeof(e->udp_text), "direct");
+    else if (c->udp == ENGINE_UDP_AUTO)
+        snprintf(e->udp_text, sizeof(e->udp_text), "libslirp (%s)",
+                 failure_text(&flows_why, text, sizeof(text)));
+    return c->udp == ENGINE_UDP_DIRECT ? r : 0;
 }
 
 static void engine_init_empty(struct engine *e) TSA(no_thread_safety_analysis) /* before threads start */

@@ -29,6 +29,9 @@ struct udp_forward_spec;
 
 enum engine_backend { ENGINE_BACKEND_AUTO, ENGINE_BACKEND_URING, ENGINE_BACKEND_EPOLL };
 enum engine_mode { ENGINE_AUTO, ENGINE_SPLIT, ENGINE_SHARED };
+/* The guest's datagrams: past libslirp (io/udp_flows.h) where that can be had; past it or not at all; never.
+ */
+enum engine_udp { ENGINE_UDP_AUTO, ENGINE_UDP_DIRECT, ENGINE_UDP_SLIRP };
 
 struct engine_config {
     int tap_fd;           /* non-blocking; becomes the engine's when engine_new() succeeds */
@@ -39,7 +42,7 @@ struct engine_config {
     struct in_addr network, netmask, gateway, dns, dhcp_start, guest;
     bool ipv6; /* fd00::/64, gateway fd00::2, DNS fd00::3 */
     bool disable_host_loopback, disable_dns;
-    bool direct_udp; /* the guest's datagrams go past libslirp (io/udp_flows.h) */
+    enum engine_udp udp;
     bool has_outbound, has_outbound6;
     struct sockaddr_in outbound;
     struct sockaddr_in6 outbound6;
@@ -73,6 +76,8 @@ const char *engine_backend_name(const struct engine *e);
 const char *engine_mode_name(const struct engine *e);
 /* Why, for people; lives as long as the engine. */
 const char *engine_choice_text(const struct engine *e);
+/* "direct", or "libslirp" and why. */
+const char *engine_udp_text(const struct engine *e);
 
 /* The api thread: parks the slirp thread at a safe point and borrows its role until world_resume(). Bounded
  * by one turn of the slirp thread's loop; counted in world_stops and world_stop_ns_*. */

@@ -55,7 +55,7 @@ struct engine {
     struct engine_config config; /* fixed before threads start: anyone may read */
     const struct tap_io *io;
     bool shared;
-    char backend_why[320], choice[384];
+    char backend_why[320], choice[384], udp_text[FAILURE_TEXT_SIZE + 16];
     int gone_fd;
     _Atomic int gone; /* first negative errno, written once by whoever sees it */
 

@@ -13,7 +13,8 @@ from test_tcp import start
 
 pytestmark = pytest.mark.extension
 
-PATHS = {"libslirp": ["--divert=off"], "divert": ["--divert=on"]}
+# TCP and datagrams both through libslirp, or both past it.
+PATHS = {"libslirp": ["--divert=off", "--udp=slirp"], "direct": ["--divert=on", "--udp=direct"]}
 paths = pytest.mark.parametrize("path", list(PATHS))
 QUIET_S = 0.5 * (4 if SANITIZER else 1)  # a witness on the same machine hears at once
 
@@ -55,11 +56,25 @@ def test_no_name_of_the_hosts_loopback_reaches_it(world, path, destinations):
 @pytest.mark.parametrize("destinations", [LOOPBACK4, LOOPBACK6], ids=["v4", "v6"])
 def test_without_the_option_the_witnesses_hear(world, path, destinations):
     """The test above can fail: the same packets arrive when they may."""
-    start(world, *PATHS[path], v6=True)
+    slirp = start(world, *PATHS[path], v6=True, api=True)
     witnesses = loopback_witnesses(world)
     world.guest.do("raw_sweep", "tap0", 7000, "10.0.2.100", *destinations)
     barrier(world)
     assert {args[0] for args in heard(witnesses)} == {"tcp_echo", "udp_echo"}
+    assert (slirp.api("stats")["return"]["udp_opened"] > 0) == (path == "direct")
+
+
+@paths
+def test_broadcasts_and_groups_stay_here(world, path):
+    """Neither the host's network nor its own sockets hear a broadcast; what a host answers to by its own address, it hears."""
+    witnesses = [side.peer("udp_echo", "0.0.0.0", 7000) for side in (world.host, world.remote)]
+    start(world, *PATHS[path], "--disable-host-loopback")
+    world.guest.do("raw_sweep", "tap0", 7000, "10.0.2.100", "255.255.255.255", "203.0.113.255", "203.0.113.0", "10.0.2.255",
+                   "10.0.2.0")
+    barrier(world)
+    assert heard(witnesses) == []
+    world.guest.do("raw_sweep", "tap0", 7000, "10.0.2.100", REMOTE4)
+    assert witnesses[1].event("datagram")
 
 
 @paths

@@ -28,14 +28,16 @@ def test_the_start_says_what_was_chosen_and_why(world, args):
     out = slirp.out()
     assert re.search(r"^\* Data plane:      (io_uring|epoll), (split|shared) threads \(.+\)$", out, re.M), out
     assert re.search(r"^\* Outbound TCP:    (splice|libslirp \(.+\))$", out, re.M), out
+    assert re.search(r"^\* Outbound UDP:    (direct|libslirp \(.+\))$", out, re.M), out
     assert re.search(r"^\* Forwards:        TCP (splice|libslirp \(.+\)), UDP direct$", out, re.M), out
     confined = "sandbox, seccomp" if args else r"none \(--enable-sandbox, --enable-seccomp\)"
     assert re.search(rf"^\* Confinement:     {confined}$", out, re.M), out
 
 
 def test_the_reason_for_libslirp_is_named(world):
-    slirp = world.start("--no-splice", api=True)
+    slirp = world.start("--no-splice", "--udp=slirp", api=True)
     slirp.stop()
+    assert "* Outbound UDP:    libslirp (--udp=slirp)\n" in slirp.out()
     assert "* Outbound TCP:    libslirp (--no-splice)\n" in slirp.out()
     assert "* Forwards:        TCP libslirp (--no-splice), UDP direct\n" in slirp.out()
 

@@ -13,10 +13,10 @@ def has_ipv6(world):
         for a in link.get("addr_info", [])])
 
 
-def start(world, *args, v6=False, api=False):
+def start(world, *args, v6=False, **kwargs):
     if v6:
         world.guest.run("sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0", check=False)
-    slirp = world.start(*args, *(["--enable-ipv6"] if v6 else []), api=api)
+    slirp = world.start(*args, *(["--enable-ipv6"] if v6 else []), **kwargs)
     if v6:
         has_ipv6(world)
     return slirp
