@@ -53,24 +53,38 @@ struct descriptor *descriptors_get(struct descriptors *d, int fd)
     return fd >= 0 && (uint32_t)fd < d->n_table ? &d->table[fd] : NULL;
 }
 
+/* libslirp announces the end of listeners whose beginning it has not announced: so each entry knows. */
+static void count_open(struct descriptors *d, struct descriptor *entry)
+{
+    if (entry->open)
+        return;
+    entry->open = true;
+    counter_set(COUNTER_slirp_sockets, ++d->n_open);
+}
+
 struct descriptor *descriptors_open(struct descriptors *d, int fd)
 {
+    bool was_open;
+
     if (!reserve(d, fd))
         return NULL;
-    d->table[fd] = (struct descriptor){.interest = 0};
-    counter_set(COUNTER_slirp_sockets, ++d->n_open);
+    was_open = d->table[fd].open; /* its end was not announced */
+    d->table[fd] = (struct descriptor){.open = was_open};
+    count_open(d, &d->table[fd]);
     return &d->table[fd];
 }
 
 void descriptors_close(struct descriptors *d, int fd)
 {
     struct descriptor *entry = descriptors_get(d, fd);
+    bool was_open;
 
     if (!entry)
         return;
+    was_open = entry->open;
     /* close(2) takes the descriptor out of the set by itself: libslirp never duplicates one. */
     *entry = (struct descriptor){.interest = 0};
-    if (d->n_open > 0)
+    if (was_open)
         counter_set(COUNTER_slirp_sockets, --d->n_open);
 }
 
@@ -111,6 +125,7 @@ int descriptors_want(struct descriptors *d, int fd, int slirp_events)
     if (!reserve(d, fd))
         return -1; /* libslirp's "not watched"; it asks again at the next fill */
     entry = &d->table[fd];
+    count_open(d, entry);
     if (slirp_events & SLIRP_POLL_IN)
         wanted |= EPOLLIN;
     if (slirp_events & SLIRP_POLL_OUT)

@@ -22,6 +22,7 @@ struct descriptor {
     uint32_t wanted;   /* epoll events of the last fill; valid when fill == the set's */
     uint32_t ready;    /* epoll events that have fired and not been taken */
     uint32_t fill;
+    bool open;                   /* it is libslirp's, and counted */
     bool connecting;             /* an outbound TCP connection not yet decided */
     uint8_t copy_size;           /* of the frame below */
     uint8_t copy[FLOW_COPY_MAX]; /* start of the SYN's frame, for the ICMP error */
@@ -32,7 +33,7 @@ struct descriptors {
     struct descriptor *table; /* by descriptor number */
     uint32_t n_table;
     uint32_t fill;   /* number of the current fill */
-    uint32_t n_open; /* registered and not unregistered */
+    uint32_t n_open; /* entries that are open */
 };
 
 int descriptors_init(struct descriptors *d);

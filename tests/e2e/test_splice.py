@@ -358,3 +358,12 @@ def test_a_gibibyte_each_way_is_unchanged(world):
     assert r["n"] == n
     direct = world.guest.begin("client", "download", "127.0.0.1", 81).result(120)
     assert r["sha256"] == direct["sha256"]
+
+
+def test_the_number_of_libslirps_sockets_is_right(world):
+    slirp = world.start("--divert=off", api=True)
+    assert "return" in slirp.api("add_hostfwd", proto="tcp", host_port=8080, guest_port=80, path="slirp")
+    world.guest.peer("tcp_echo", "0.0.0.0", 80)
+    held = world.host.begin("client", "hold", "127.0.0.1", 8080, "127.0.0.1", 0)
+    held.event("held")
+    assert slirp.api("stats")["return"]["slirp_sockets"] == 1
