@@ -50,9 +50,9 @@ struct agent {
     pid_t pid; /* fixed; not reaped before agent_free(), so the number is its own */
     int fd;    /* fixed */
 
-    struct nft *nft;  /* fixed: through a copy of the socket that owns the table; NULL: there is none */
-    int divert_state; /* fixed: 0 or a negative errno */
-    uint32_t mark, mark_mask;                                        /* fixed */
+    struct nft *nft OWNED_BY(role_fwd); /* through a copy of the socket that owns the table; or NULL */
+    int divert_state;                   /* fixed: 0 or a negative errno */
+    uint32_t mark, mark_mask;           /* fixed */
     void (*on_diverted)(void *arg, uint64_t id, int result, int fd); /* fixed before threads start */
     void *on_diverted_arg;                                           /* ditto */
 
@@ -395,6 +395,13 @@ uint32_t agent_undivert(struct agent *a, const struct nft_tuple *tuples, uint32_
         done += m.count;
     }
     return done;
+}
+
+void agent_divert_end(struct agent *a)
+{
+    if (!a->gone || a->direct || !a->nft)
+        return;
+    a->nft = nft_free(a->nft); /* the agent's copy of the socket is closed already: this was the last one */
 }
 
 void agent_divert_nested(struct agent *a)

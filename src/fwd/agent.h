@@ -101,6 +101,9 @@ int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec) R
  * the first ones; fewer: the agent is too busy, try the others later. */
 enum { AGENT_UNDIVERT_MAX = 64 };
 uint32_t agent_undivert(struct agent *a, const struct nft_tuple *tuples, uint32_t count) RUNS_ON(role_fwd);
+/* No connection is diverted. When the agent is gone and nobody else may take elements away, the whole table
+ * goes: an element that is left over would catch a later connection with the same addresses. */
+void agent_divert_end(struct agent *a) RUNS_ON(role_fwd);
 void agent_divert_nested(struct agent *a) RUNS_ON(role_fwd);
 /* Asks it to look at lo and its rules again, at most once a second. */
 void agent_look(struct agent *a) RUNS_ON(role_fwd);

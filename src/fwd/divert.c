@@ -740,7 +740,7 @@ static void take_ended(struct divert *d) RUNS_ON(role_fwd)
 static int on_turn(void *arg)
 {
     struct divert *d = arg;
-    int64_t now_ns;
+    int64_t now_ns = 0;
 
     role_assert(&role_fwd);
     for (;;) {
@@ -770,11 +770,13 @@ static int on_turn(void *arg)
             agent_divert_nested(agent);
         d->nested = true;
     }
-    if (d->n_waiting == 0)
-        return -1;
-    now_ns = clock_monotonic_ns();
-    if (now_ns >= d->sweep_ns)
-        sweep(d, now_ns);
+    if (d->n_waiting > 0) {
+        now_ns = clock_monotonic_ns();
+        if (now_ns >= d->sweep_ns)
+            sweep(d, now_ns);
+    }
+    if (atomic_load_explicit(&d->n_open, memory_order_relaxed) == 0) /* only this role changes it */
+        agent_divert_end(workers_agent(d->config.workers));
     return d->n_waiting == 0 ? -1 : (int)((d->sweep_ns - now_ns) / NS_PER_MS) + 1;
 }
 

@@ -151,6 +151,17 @@ def test_the_agents_death_does_not_end_a_transfer(world, direction):
     assert stats(slirp)["divert_fallback"] == 1
 
 
+def test_the_agents_death_leaves_no_element_to_catch_later_connections(world):
+    """In the sandbox nobody else may take elements away: the table goes with the last connection."""
+    slirp = start(world, "--enable-sandbox", "--enable-seccomp")
+    world.remote.peer("tcp_echo", REMOTE4, 7000)
+    assert world.guest.client("echo", REMOTE4, 7000, "x")["reply"] == "x"
+    os.kill(agent_pid(slirp), 9)
+    wait_for("the table is gone", lambda: "slirp4netns_" not in world.guest.run("nft", "list", "tables").stdout)
+    assert world.guest.client("echo", REMOTE4, 7000, "again")["reply"] == "again"
+    assert stats(slirp)["divert_flows"] == 1 and stats(slirp)["divert_fallback"] == 1
+
+
 def test_lo_that_is_down_means_libslirp(world):
     world.guest.run("ip", "tuntap", "add", "name", "tap0", "mode", "tap")
     world.guest.ip("link set tap0 up", "addr add 10.0.2.100/24 dev tap0", "route add default via 10.0.2.2 dev tap0")
