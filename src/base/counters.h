@@ -52,6 +52,8 @@
     X(world_stops, "times", "times the API stopped the slirp thread")                                       \
     X(world_stop_ns_total, "ns", "time the slirp thread stood still for the API, in all")                   \
     X(world_stop_ns_max, "ns", "time the slirp thread stood still for the API (largest value)")             \
+    X(world_stops_over_1ms, "times", "times that lasted longer than a millisecond")                         \
+    X(world_stops_over_5ms, "times", "times that lasted longer than five milliseconds")                     \
     X(udp_forward_in, "datagrams", "datagrams from clients of UDP forwards towards the guest")              \
     X(udp_forward_out, "datagrams", "replies of the guest towards clients of UDP forwards")                 \
     X(udp_forward_drop, "datagrams",                                                                        \

@@ -33,6 +33,10 @@ void world_release(struct world *w)
 
     counter_add(COUNTER_world_stops, 1);
     counter_add(COUNTER_world_stop_ns_total, pause_ns);
+    if (pause_ns > 1 * NS_PER_MS)
+        counter_add(COUNTER_world_stops_over_1ms, 1);
+    if (pause_ns > 5 * NS_PER_MS)
+        counter_add(COUNTER_world_stops_over_5ms, 1);
     if (pause_ns > counter_read(COUNTER_world_stop_ns_max))
         counter_set(COUNTER_world_stop_ns_max, pause_ns);
     atomic_store_explicit(&w->requested, false, memory_order_relaxed);

@@ -350,3 +350,15 @@ def test_the_small_measurements_say_their_figures(tmp_path: pathlib.Path) -> Non
     assert per_call["unit"] == "B" and 0 < per_call["samples"][0] <= 512 << 10
     for part, name in figures:
         assert part in done.stdout and name in done.stdout
+
+
+def test_pauses_are_measured(tmp_path: pathlib.Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("it makes network namespaces, as root")
+    out = tmp_path / "stops.json"
+    done = subprocess.run([ROOT / "bench" / "world-stop", "--flows", "20", "--forwards", "20", "--stops", "50", "--json", out],
+                          capture_output=True, text=True, timeout=SHORT_S)
+    assert out.exists(), done.stderr
+    for mode in json.loads(out.read_text()):
+        assert mode["stops"] >= 50 and 0 < mode["p50_us"] <= mode["p99_us"] <= mode["longest_us"]
+        assert {"add_hostfwd", "remove_hostfwd", "slirp_info"} <= mode["by_request"].keys()

@@ -263,6 +263,7 @@ static void test_parking_unasked_returns_at_once(void **state)
 static void test_the_time_of_a_stop_is_counted(void **state)
 {
     uint64_t total = counter_read(COUNTER_world_stop_ns_total);
+    uint64_t over = counter_read(COUNTER_world_stops_over_5ms);
     struct timespec pause = {.tv_nsec = 20 * NS_PER_MS};
     struct slirp s = {.held = false};
 
@@ -273,6 +274,8 @@ static void test_the_time_of_a_stop_is_counted(void **state)
     world_release(&s.world);
     assert_true(counter_read(COUNTER_world_stop_ns_total) - total >= 20 * NS_PER_MS);
     assert_true(counter_read(COUNTER_world_stop_ns_max) >= 20 * NS_PER_MS);
+    assert_true(counter_read(COUNTER_world_stops_over_5ms) > over &&
+                counter_read(COUNTER_world_stops_over_1ms) > over);
     world_deinit(&s.world);
 }
 
