@@ -69,6 +69,7 @@
     X(udp_in, "datagrams", "datagrams to the guest's UDP flows")                                            \
     X(udp_in_bytes, "bytes", "payload of these")                                                            \
     X(udp_in_calls, "calls", "system calls made to receive them")                                           \
+    X(udp_in_joined, "frames", "frames to the guest that hold several of these")                            \
     X(udp_dns, "datagrams", "questions to the DNS address")                                                 \
     X(udp_icmp, "frames", "ICMP errors for datagrams of the guest's that were passed to it")                \
     X(udp_gso_off, "times", "times a batch could not be handed over in one piece (UDP_SEGMENT)")            \

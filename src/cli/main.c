@@ -428,6 +428,7 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
         .is_socket = link->is_socket,
         .offload = o->offload && link->header_size > 0,
         .header_size = link->header_size,
+        .joined_datagrams = link->joined_datagrams,
         .mtu = o->mtu,
         .network = o->network,
         .netmask = o->netmask,

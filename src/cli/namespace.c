@@ -30,6 +30,11 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#ifndef TUN_F_USO4 /* Linux 6.2 */
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
+
 /* Parent and child are one program: the struct itself is the message. */
 struct report {
     struct failure failure;
@@ -262,12 +267,12 @@ static int open_given(struct guest_link *ret, int fd, struct failure *why)
  */
 static int set_offload(struct guest_link *link, const struct options *o, struct failure *why)
 {
-    /* Each may be refused for itself. USO4 and USO6 are not asked for: libslirp takes no datagrams in bulk.
-     */
-    static const unsigned wishes[] = {TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6, TUN_F_CSUM | TUN_F_TSO4,
-                                      TUN_F_CSUM | TUN_F_TSO6, TUN_F_CSUM};
+    /* Each may be refused for itself; USO4 and USO6 are taken together or not at all (Linux 6.2). libslirp
+     * takes no datagrams in bulk. */
+    static const unsigned wishes[] = {TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4 | TUN_F_USO6};
     struct ifreq ifr = {0};
     int size = OFFLOAD_HEADER_SIZE;
+    unsigned granted = 0;
 
     if (ioctl(link->fd, TUNGETIFF, &ifr) < 0)
         return failure(why, -errno, NULL, "ioctl(TUNGETIFF)");
@@ -285,12 +290,15 @@ static int set_offload(struct guest_link *link, const struct options *o, struct 
         return failure(why, -EINVAL, "set it to 10 or 12 with TUNSETVNETHDRSZ",
                        "the TAP's virtio-net header has %d bytes", size);
     link->header_size = (uint32_t)size;
-    for (unsigned i = 0; o->offload && i < ARRAY_SIZE(wishes); i++) {
-        if (ioctl(link->fd, TUNSETOFFLOAD, wishes[i]) == 0)
-            return 0;
-    }
     if (ioctl(link->fd, TUNSETOFFLOAD, 0) < 0)
         return failure(why, -errno, "use --offload=off", "ioctl(TUNSETOFFLOAD)");
+    for (unsigned i = 0; o->offload && i < ARRAY_SIZE(wishes); i++) {
+        if (wishes[i] == (TUN_F_USO4 | TUN_F_USO6) && o->udp == ENGINE_UDP_SLIRP)
+            continue;
+        if (ioctl(link->fd, TUNSETOFFLOAD, granted | wishes[i]) == 0)
+            granted |= wishes[i];
+    }
+    link->joined_datagrams = granted & TUN_F_USO4;
     return 0;
 }
 

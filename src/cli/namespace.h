@@ -14,7 +14,8 @@
 struct guest_link {
     int fd; /* the TAP, or a socket with bare Ethernet frames; the caller's; non-blocking, close-on-exec */
     bool is_socket;
-    uint32_t header_size; /* of the virtio-net header before each frame; 0: none */
+    uint32_t header_size;  /* of the virtio-net header before each frame; 0: none */
+    bool joined_datagrams; /* a frame may hold several, both ways (USO) */
 };
 
 #define GUEST_LINK_NULL \

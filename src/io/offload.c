@@ -5,7 +5,7 @@
  * A checksum that is only begun holds the pseudo-header's sum; the kernel of a guest may begin one anywhere
  * in the frame (an inner header of a tunnel, whose outer checksum is right whatever the inner one becomes),
  * so all that is asked is that start and field lie behind the Ethernet header and in the frame: the guest
- * could have written these bytes itself. Segmentation is for plain TCP only, because nothing else was
+ * could have written these bytes itself. Segmentation is for plain TCP and UDP only, because nothing else was
  * offered.
  */
 #include "io/offload.h"
@@ -18,6 +18,9 @@
 
 enum {
     TCP_CHECKSUM_AT = 16,
+    UDP_CHECKSUM_AT = 6,
+    UDP_SIZE = 8,
+    IPV6_SIZE = 40,
     TCP_SIZE_MIN = 20,
     OPTION_END = 0,
     OPTION_NOP = 1,
@@ -38,17 +41,69 @@ bool offload_is_gso(const void *header)
     return load(header).gso_type != VIRTIO_NET_HDR_GSO_NONE;
 }
 
+uint32_t offload_datagram_size(const void *header)
+{
+    struct virtio_net_hdr h = load(header);
+
+    return h.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 ? h.gso_size : 0;
+}
+
+/* A frame must not become more datagrams than the guest's kernel would let a program join. */
+static bool joined_valid(const struct virtio_net_hdr *h, const struct packet *p)
+{
+    uint32_t size = p->l4_size - UDP_SIZE; /* the parser has seen that there is a header */
+
+    return p->ip_protocol == IPPROTO_UDP && h->csum_offset == UDP_CHECKSUM_AT && size > 0 &&
+           (size + h->gso_size - 1) / h->gso_size <= OFFLOAD_DATAGRAMS_MAX;
+}
+
 static bool gso_valid(const struct virtio_net_hdr *h, const uint8_t *frame, uint32_t size)
 {
     uint8_t type = h->gso_type & ~VIRTIO_NET_HDR_GSO_ECN;
     struct packet p;
     enum packet_kind kind = packet_parse(&p, frame, size);
 
-    return ((kind == PACKET_IPV4 && type == VIRTIO_NET_HDR_GSO_TCPV4) ||
-            (kind == PACKET_IPV6 && type == VIRTIO_NET_HDR_GSO_TCPV6)) &&
-           p.l4 && !p.is_fragment && p.ip_protocol == IPPROTO_TCP && h->gso_size > 0 && h->hdr_len <= size &&
-           (h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) && h->csum_start == p.l4 - frame &&
-           h->csum_offset == TCP_CHECKSUM_AT;
+    if ((kind != PACKET_IPV4 && kind != PACKET_IPV6) || !p.l4 || p.is_fragment || h->gso_size == 0 ||
+        h->hdr_len > size || !(h->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) || h->csum_start != p.l4 - frame)
+        return false;
+    if (h->gso_type == VIRTIO_NET_HDR_GSO_UDP_L4)
+        return joined_valid(h, &p);
+    return type == (kind == PACKET_IPV4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6) &&
+           p.ip_protocol == IPPROTO_TCP && h->csum_offset == TCP_CHECKSUM_AT;
+}
+
+uint32_t offload_take_apart(uint8_t out[FRAME_SIZE_MAX], const struct packet *p, enum packet_kind kind,
+                            uint32_t datagram_size, uint32_t index)
+{
+    uint32_t l4_at = (uint32_t)(p->l4 - p->frame), at = UDP_SIZE + index * datagram_size, size;
+    uint8_t *ip = out + FRAME_ETH_SIZE, *udp = out + l4_at;
+    struct packet one = *p;
+    uint16_t sum;
+
+    if (at >= p->l4_size)
+        return 0;
+    size = UDP_SIZE + min_u32(datagram_size, p->l4_size - at);
+    memcpy(out, p->frame, l4_at + UDP_SIZE);
+    memcpy(udp + UDP_SIZE, p->l4 + at, size - UDP_SIZE);
+    put_u16(udp + 4, (uint16_t)size);
+    memset(udp + UDP_CHECKSUM_AT, 0, 2);
+    one.src = out + (p->src - p->frame);
+    one.dst = out + (p->dst - p->frame);
+    sum = checksum_fold(checksum_add(offload_pseudo_sum(&one, kind, size), udp, size));
+    if (sum == 0)
+        sum = 0xffff; /* RFC 768: zero would mean "no checksum" */
+    memcpy(udp + UDP_CHECKSUM_AT, &sum, sizeof(sum));
+    if (kind == PACKET_IPV4) {
+        uint32_t header_size = l4_at - FRAME_ETH_SIZE;
+
+        put_u16(ip + 2, (uint16_t)(header_size + size));
+        memset(ip + 10, 0, 2);
+        sum = checksum_fold(checksum_add(0, ip, header_size));
+        memcpy(ip + 10, &sum, sizeof(sum));
+    } else {
+        put_u16(ip + 4, (uint16_t)(l4_at - FRAME_ETH_SIZE - IPV6_SIZE + size));
+    }
+    return l4_at + size;
 }
 
 bool offload_finish(const void *header, uint8_t *frame, uint32_t size)
@@ -59,7 +114,7 @@ bool offload_finish(const void *header, uint8_t *frame, uint32_t size)
 
     if (h.gso_type != VIRTIO_NET_HDR_GSO_NONE && !gso_valid(&h, frame, size))
         return false;
-    if (!(h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
+    if (!(h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) || h.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4)
         return true;
     if (start < FRAME_ETH_SIZE || field + 2 > size)
         return false;

@@ -17,9 +17,14 @@
 
 #include <linux/virtio_net.h>
 
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4 /* Linux 6.2; virtio 1.2, 5.1.6 */
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
 enum {
     OFFLOAD_HEADER_SIZE = sizeof(struct virtio_net_hdr), /* what we ask for */
     OFFLOAD_HEADER_SIZE_MAX = 24,                        /* what a TAP that was handed to us may have */
+    OFFLOAD_DATAGRAMS_MAX = 128, /* joined in a frame: UDP_MAX_SEGMENTS (include/linux/udp.h) */
 };
 static_assert((int)OFFLOAD_HEADER_SIZE_MAX <= (int)FRAME_HEADROOM,
               "the header does not fit before the frame");
@@ -27,7 +32,16 @@ static_assert((int)OFFLOAD_HEADER_SIZE_MAX <= (int)FRAME_HEADROOM,
 /* @header: at least OFFLOAD_HEADER_SIZE bytes, at any address. */
 bool offload_is_gso(const void *header);
 
-/* Checks the header against its frame and completes the checksum. False: drop it. */
+/* The size of the datagrams that are joined in a frame that passed offload_finish(), the last of which may be
+ * shorter; 0: it is not of this kind. */
+uint32_t offload_datagram_size(const void *header);
+/* The datagram number @index of such a frame, a frame by itself, to @out. Returns its size; 0: there is none.
+ */
+uint32_t offload_take_apart(uint8_t out[FRAME_SIZE_MAX], const struct packet *p, enum packet_kind kind,
+                            uint32_t datagram_size, uint32_t index);
+
+/* Checks the header against its frame and completes the checksum (not of joined datagrams, which each get
+ * their own). False: drop it. */
 bool offload_finish(const void *header, uint8_t *frame, uint32_t size);
 
 /* The pool's taking thread: offload_finish() for frames just read. What is to be dropped is counted and goes

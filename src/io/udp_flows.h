@@ -16,9 +16,11 @@
 #include "base/failure.h"
 #include "base/role.h"
 #include "io/flow_info.h"
+#include "io/offload.h"
 #include "io/packet.h"
 
 #include <stdint.h>
+#include <sys/uio.h>
 
 enum {
     UDP_FLOWS_MAX = 4096,     /* at most; a quarter of RLIMIT_NOFILE if that is less */
@@ -46,6 +48,9 @@ struct udp_flows_config {
     uint32_t n_flows_max; /* <= UDP_FLOWS_MAX */
     /* role_udp_in and role_udp_out: sends a frame to the guest; the buffer stays the caller's. */
     void (*send)(void *arg, const void *frame, uint32_t size);
+    /* The same in pieces, with something left to the guest's kernel (offload.h). Before the first piece there
+     * are OFFLOAD_HEADER_SIZE_MAX bytes for the header; @parts are spoilt. NULL: cannot be had. */
+    void (*send_parts)(void *arg, const struct virtio_net_hdr *header, struct iovec *parts, uint32_t n_parts);
     void *arg;
 };
 

@@ -2,6 +2,7 @@
 #include "io/udp_frame.h"
 
 #include "base/bits.h"
+#include "io/offload.h"
 #include "io/packet.h"
 
 #include <assert.h>
@@ -17,12 +18,12 @@ void udp_frame_gateway_mac(uint8_t ret[6], int family, struct in_addr gateway)
         memcpy(ret + 2, &gateway, 4);
 }
 
-static void put_udp(uint8_t *udp, uint32_t udp_size, const struct udp_frame *f)
+/* Ports and length; returns the sum of the pseudo-header. */
+static uint32_t begin_udp(uint8_t *udp, uint32_t udp_size, const struct udp_frame *f)
 {
     bool v6 = f->src->sa.sa_family == AF_INET6;
     uint8_t pseudo[4] = {0, IPPROTO_UDP, 0, 0};
     uint32_t sum;
-    uint16_t folded;
 
     put_u16(udp, address_port(f->src));
     put_u16(udp + 2, address_port(f->dst));
@@ -31,7 +32,14 @@ static void put_udp(uint8_t *udp, uint32_t udp_size, const struct udp_frame *f)
     put_u16(pseudo + 2, (uint16_t)udp_size);
     sum = v6 ? checksum_add(checksum_add(0, &f->src->in6.sin6_addr, 16), &f->dst->in6.sin6_addr, 16)
              : checksum_add(checksum_add(0, &f->src->in.sin_addr, 4), &f->dst->in.sin_addr, 4);
-    folded = checksum_fold(checksum_add(checksum_add(sum, pseudo, sizeof(pseudo)), udp, udp_size));
+    return checksum_add(sum, pseudo, sizeof(pseudo));
+}
+
+static void put_udp(uint8_t *udp, uint32_t udp_size, const struct udp_frame *f)
+{
+    uint32_t sum = begin_udp(udp, udp_size, f);
+    uint16_t folded = checksum_fold(checksum_add(sum, udp, udp_size));
+
     if (folded == 0)
         folded = 0xffff; /* RFC 768: zero would mean "no checksum" */
     memcpy(udp + 6, &folded, 2);
@@ -74,6 +82,43 @@ static void put_ipv6(uint8_t *ip, const struct udp_frame *f, uint32_t part, uint
     put_u16(ip + IPV6_SIZE + 6, (uint16_t)*f->id);
 }
 
+static void put_eth(uint8_t *eth, const struct udp_frame *f)
+{
+    bool v6 = f->src->sa.sa_family == AF_INET6;
+
+    memcpy(eth, f->guest_mac, 6);
+    udp_frame_gateway_mac(eth + 6, v6 ? AF_INET6 : AF_INET, f->gateway);
+    put_u16(eth + 12, v6 ? 0x86dd : 0x0800);
+}
+
+uint32_t udp_frame_head(const struct udp_frame *f, uint8_t head[UDP_FRAME_HEAD_MAX],
+                        struct virtio_net_hdr *ret_header, uint32_t size, uint32_t gso_size)
+{
+    bool v6 = f->src->sa.sa_family == AF_INET6;
+    uint32_t ip_size = v6 ? IPV6_SIZE : IPV4_SIZE, at = ETH_SIZE + ip_size;
+    uint16_t begun;
+
+    if (ip_size + UDP_SIZE + size > UINT16_MAX || ip_size + UDP_SIZE + (gso_size ? gso_size : size) > f->mtu)
+        return 0;
+    ++*f->id;
+    put_eth(head, f);
+    if (v6)
+        put_ipv6(head + ETH_SIZE, f, UDP_SIZE + size, 0, false, false);
+    else
+        put_ipv4(head + ETH_SIZE, f, UDP_SIZE + size, 0, false);
+    begun = (uint16_t)~checksum_fold(begin_udp(head + at, UDP_SIZE + size, f));
+    memcpy(head + at + 6, &begun, sizeof(begun));
+    *ret_header = (struct virtio_net_hdr){
+        .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        .gso_type = gso_size ? VIRTIO_NET_HDR_GSO_UDP_L4 : VIRTIO_NET_HDR_GSO_NONE,
+        .hdr_len = (uint16_t)(at + UDP_SIZE),
+        .gso_size = (uint16_t)gso_size,
+        .csum_start = (uint16_t)at,
+        .csum_offset = 6,
+    };
+    return at + UDP_SIZE;
+}
+
 bool udp_frame_send(const struct udp_frame *f, uint8_t *payload, uint32_t size)
 {
     bool v6 = f->src->sa.sa_family == AF_INET6, fragmented;
@@ -98,9 +143,7 @@ bool udp_frame_send(const struct udp_frame *f, uint8_t *payload, uint32_t size)
             put_ipv6(ip, f, part, at, more, fragmented);
         else
             put_ipv4(ip, f, part, at, more);
-        memcpy(eth, f->guest_mac, 6);
-        udp_frame_gateway_mac(eth + 6, v6 ? AF_INET6 : AF_INET, f->gateway);
-        put_u16(eth + 12, v6 ? 0x86dd : 0x0800);
+        put_eth(eth, f);
         f->send(f->arg, eth, ETH_SIZE + ip_size + part);
     }
     return true;

@@ -3,9 +3,10 @@
  * udp_in.c - what comes back: from host sockets to frames for the guest
  *
  * Datagrams are received in batches, each into a buffer with room for headers in front, and go out from
- * there. What the kernel has joined (UDP_GRO) is taken apart here. A flow's socket gets UDP_GRO and larger
- * buffers once it has proved busy: a resolver's sockets live for one answer and are not worth two system
- * calls.
+ * there. Those of one size and one peer that follow each other become one frame that the guest's kernel takes
+ * apart (USO), where the TAP takes such frames; else what the kernel has joined (UDP_GRO) is taken apart
+ * here. A flow's socket gets UDP_GRO and larger buffers once it has proved busy: a resolver's sockets live
+ * for one answer and are not worth two system calls.
  *
  * ICMP errors come from the error queue (IP_RECVERR, ip(7)), with the address the datagram was sent to, how
  * its payload began, and who complained. The guest gets them with its own idea of these addresses; errors
@@ -32,7 +33,10 @@ enum {
     PORT_DNS = 53,
     PAYLOAD_AT = FRAME_HEADROOM + UDP_FRAME_HEADROOM,
     PAYLOAD_ROOM = 65535,
+    JOINED_BYTES_MAX = 65000, /* of one frame; its headers must fit in 64 KiB as well */
 };
+static_assert((int)PAYLOAD_AT >= (int)OFFLOAD_HEADER_SIZE_MAX + (int)UDP_FRAME_HEAD_MAX,
+              "no room for a head");
 static_assert(PAYLOAD_AT + PAYLOAD_ROOM <= FRAME_STRIDE, "a datagram does not fit its buffer");
 
 bool udp_shown(const struct udp_flows *u, const struct udp_flow *f, const union address *real,
@@ -159,13 +163,72 @@ static uint32_t joined_size(struct msghdr *m)
     return 0;
 }
 
-static void deliver(struct udp_flows *u, struct udp_flow *f, uint32_t index, uint32_t size)
+/* May message @next go into one frame with those from @first on, @bytes so far? */
+static bool joins(const struct udp_in *in, uint32_t first, uint32_t next, uint32_t bytes)
+{
+    uint32_t size = in->messages[first].msg_len, next_size = in->messages[next].msg_len;
+
+    return next_size > 0 && next_size <= size && in->messages[next - 1].msg_len == size &&
+           bytes + next_size <= JOINED_BYTES_MAX && in->steps[first] == 0 && in->steps[next] == 0 &&
+           address_port(&in->from[first]) == address_port(&in->from[next]) &&
+           udp_same_address(&in->from[first], &in->from[next]);
+}
+
+/* One frame for @n messages, @size bytes in all, in datagrams of @step bytes. False: it cannot be. */
+static bool send_joined(struct udp_flows *u, const struct udp_frame *f, uint32_t first, uint32_t n,
+                        uint32_t size, uint32_t step) RUNS_ON(role_udp_in)
+{
+    struct udp_in *in = &u->in;
+    struct {
+        uint8_t room[OFFLOAD_HEADER_SIZE_MAX], head[UDP_FRAME_HEAD_MAX];
+    } apart;
+    struct iovec parts[1 + UDP_IN_BATCH];
+    struct virtio_net_hdr header;
+    uint32_t gso_size = step < size ? step : 0, head_size;
+
+    /* A kernel that refuses such frames is not asked again (counted). */
+    if (!u->config.send_parts || (gso_size > 0 && counter_read(COUNTER_tx_gso_refused) > 0))
+        return false;
+    head_size = udp_frame_head(f, apart.head, &header, size, gso_size);
+    if (head_size == 0)
+        return false;
+    if (n == 1) { /* in one piece */
+        uint8_t *payload = in->parts[first].iov_base;
+
+        memcpy(payload - head_size, apart.head, head_size);
+        parts[0] = (struct iovec){.iov_base = payload - head_size, .iov_len = head_size + size};
+    } else {
+        parts[0] = (struct iovec){.iov_base = apart.head, .iov_len = head_size};
+        for (uint32_t i = 0; i < n; i++)
+            parts[1 + i] = (struct iovec){.iov_base = in->parts[first + i].iov_base,
+                                          .iov_len = in->messages[first + i].msg_len};
+    }
+    u->config.send_parts(u->config.arg, &header, parts, n == 1 ? 1 : 1 + n);
+    if (gso_size > 0)
+        counter_add(COUNTER_udp_in_joined, 1);
+    return true;
+}
+
+/* A frame, or fragments, for each datagram. */
+static void send_each(const struct udp_frame *f, uint8_t *payload, uint32_t size, uint32_t step)
+{
+    uint32_t at = 0;
+
+    do {
+        if (!udp_frame_send(f, payload + at, min_u32(step, size - at)))
+            counter_add(COUNTER_udp_drop_source, 1);
+        at += step;
+    } while (at < size);
+}
+
+/* @n messages from @first on, of one peer: several only if they may be joined. */
+static void deliver(struct udp_flows *u, struct udp_flow *f, uint32_t first, uint32_t n, uint32_t size)
     RUNS_ON(role_udp_in)
 {
     struct udp_in *in = &u->in;
-    const union address *from = &in->from[index];
-    uint8_t *payload = in->parts[index].iov_base;
-    uint32_t step = joined_size(&in->messages[index].msg_hdr), at = 0, n = 0;
+    const union address *from = &in->from[first];
+    uint32_t step = in->steps[first] > 0 ? in->steps[first] : max_u32(in->messages[first].msg_len, 1);
+    uint32_t n_datagrams = max_u32((size + step - 1) / step, 1);
     union address shown;
     struct udp_frame frame = {.src = &shown,
                               .dst = &f->guest,
@@ -177,26 +240,38 @@ static void deliver(struct udp_flows *u, struct udp_flow *f, uint32_t index, uin
     bool is_server;
 
     if (!udp_shown(u, f, from, &shown, &is_server)) {
-        counter_add(COUNTER_udp_drop_source, 1);
+        counter_add(COUNTER_udp_drop_source, n_datagrams);
         return;
     }
     udp_mac(f, frame.guest_mac);
-    if (step == 0)
-        step = max_u32(size, 1);
-    do {
-        if (!udp_frame_send(&frame, payload + at, min_u32(step, size - at)))
-            counter_add(COUNTER_udp_drop_source, 1);
-        at += step;
-        n++;
-    } while (at < size);
-    udp_add(&f->n_in, n);
+    if (!send_joined(u, &frame, first, n, size, step)) {
+        for (uint32_t i = first; i < first + n; i++)
+            send_each(&frame, in->parts[i].iov_base, in->messages[i].msg_len, step);
+    }
+    udp_add(&f->n_in, n_datagrams);
     udp_add(&f->in_bytes, size);
-    counter_add(COUNTER_udp_in, n);
+    counter_add(COUNTER_udp_in, n_datagrams);
     counter_add(COUNTER_udp_in_bytes, size);
     if (is_server)
-        atomic_store_explicit(&f->n_answers, atomic_load_explicit(&f->n_answers, memory_order_relaxed) + n,
+        atomic_store_explicit(&f->n_answers,
+                              atomic_load_explicit(&f->n_answers, memory_order_relaxed) + n_datagrams,
                               memory_order_relaxed);
     atomic_store_explicit(&f->port53_last, address_port(from) == PORT_DNS, memory_order_relaxed);
+}
+
+static void deliver_all(struct udp_flows *u, struct udp_flow *f, uint32_t n) RUNS_ON(role_udp_in)
+{
+    struct udp_in *in = &u->in;
+
+    for (uint32_t i = 0; i < n; i++)
+        in->steps[i] = joined_size(&in->messages[i].msg_hdr);
+    for (uint32_t first = 0, next; first < n; first = next) {
+        uint32_t bytes = in->messages[first].msg_len;
+
+        for (next = first + 1; next < n && joins(in, first, next, bytes); next++)
+            bytes += in->messages[next].msg_len;
+        deliver(u, f, first, next - first, bytes);
+    }
 }
 
 static void prepare(struct udp_in *in, uint32_t n)
@@ -247,8 +322,7 @@ void udp_flows_ready(struct udp_flows *u, uint32_t index, uint32_t events, int64
                 break;
             continue; /* an error that waits in the queue as well (EPOLLERR comes again), or EINTR */
         }
-        for (int i = 0; i < n; i++)
-            deliver(u, f, (uint32_t)i, u->in.messages[i].msg_len);
+        deliver_all(u, f, (uint32_t)n);
         atomic_store_explicit(&f->in_ns, now_ns, memory_order_relaxed);
         if ((uint32_t)n < n_max)
             break;

@@ -16,7 +16,7 @@ enum {
     UDP_RING = 8192, /* a power of two, >= UDP_SLOTS */
     UDP_BUCKETS = 8192,
     UDP_NONE = UINT32_MAX,
-    UDP_IN_BATCH = 32, /* datagrams per recvmmsg(2) */
+    UDP_IN_BATCH = 64, /* datagrams per recvmmsg(2), and joined in one frame: UDP_MAX_SEGMENTS of Linux 5 */
     UDP_SERVERS_MAX = 16,
     UDP_BULK_DATAGRAMS = 64, /* from then on a flow's socket gets larger buffers and UDP_GRO */
 };
@@ -99,6 +99,7 @@ struct udp_in {
     struct mmsghdr messages[UDP_IN_BATCH];
     struct iovec parts[UDP_IN_BATCH];
     union address from[UDP_IN_BATCH];
+    uint32_t steps[UDP_IN_BATCH]; /* size of the datagrams that the kernel has joined, else 0 */
     union {
         struct cmsghdr align;
         uint8_t bytes[CMSG_SPACE(sizeof(int))];

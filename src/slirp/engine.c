@@ -4,6 +4,7 @@
 
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/counters.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "slirp/connections.h"
@@ -217,6 +218,37 @@ static void udp_send(void *arg, const void *frame, uint32_t size)
     tap_tx_send(&e->tx, frame, size);
 }
 
+static void flow_written(struct engine *e, int r)
+{
+    if (r == -EAGAIN)
+        counter_add_shared(COUNTER_tx_drop_link, 1);
+    else if (r < 0)
+        engine_set_gone_and_kick(e, r);
+}
+
+/* Each half of the flows, whatever thread it runs in, writes to the TAP itself. */
+static void flow_send(void *arg, const void *frame, uint32_t size)
+{
+    struct engine *e = arg;
+
+    capture_frame(e->config.capture, PCAPNG_INBOUND, frame, size);
+    flow_written(e, tap_write_now(e->config.tap_fd, e->config.header_size, frame, size));
+}
+
+static void flow_send_parts(void *arg, const struct virtio_net_hdr *header, struct iovec *parts,
+                            uint32_t n_parts)
+{
+    struct engine *e = arg;
+    uint32_t size = e->config.header_size;
+    uint8_t *start = (uint8_t *)parts[0].iov_base - size;
+
+    memset(start, 0, size);
+    memcpy(start, header, sizeof(*header));
+    parts[0].iov_base = start;
+    parts[0].iov_len += size;
+    flow_written(e, tap_write_parts(e->config.tap_fd, size, parts, (int)n_parts));
+}
+
 /* The guest's datagrams past libslirp; a quarter of the descriptors there are at most. */
 static int make_flows(struct engine *e, struct failure *why)
     TSA(no_thread_safety_analysis) /* before threads start */
@@ -238,7 +270,9 @@ static int make_flows(struct engine *e, struct failure *why)
         .outbound6 = c->outbound6,
         .resolv_conf = "/etc/resolv.conf",
         .n_flows_max = UDP_FLOWS_MAX,
-        .send = udp_send,
+        .send = flow_send,
+        /* A capture shall show datagrams as they are. */
+        .send_parts = c->joined_datagrams && !c->capture ? flow_send_parts : NULL,
         .arg = e,
     };
     struct failure flows_why = FAILURE_NULL;
@@ -338,6 +372,8 @@ static int engine_init(struct engine *e, struct failure *why)
     e->guest_ns = INT64_MAX;
     udp.epoll_fd = e->descriptors.epoll_fd;
     inet_pton(AF_INET6, "fd00::2", &udp.gateway6);
+    if (e->config.joined_datagrams && !(e->apart = malloc(FRAME_SIZE_MAX)))
+        return failure(why, -ENOMEM, NULL, "cannot allocate a frame buffer");
     if ((r = reassembly_new(&e->reassembly)) < 0)
         return failure(why, r, NULL, "cannot allocate the reassembly of fragments");
     if ((r = udp_forwards_new(&e->udp, &udp)) < 0)
@@ -378,6 +414,7 @@ struct engine *engine_free(struct engine *e) TSA(no_thread_safety_analysis) /* a
     udp_forwards_free(e->udp);
     udp_flows_free(e->flows);
     reassembly_free(e->reassembly);
+    free(e->apart);
     if (e->io) {
         e->io->reader_free(e->reader);
         e->io->writer_free(e->writer);

@@ -34,10 +34,11 @@ enum engine_mode { ENGINE_AUTO, ENGINE_SPLIT, ENGINE_SHARED };
 enum engine_udp { ENGINE_UDP_AUTO, ENGINE_UDP_DIRECT, ENGINE_UDP_SLIRP };
 
 struct engine_config {
-    int tap_fd;           /* non-blocking; becomes the engine's when engine_new() succeeds */
-    bool is_socket;       /* bare Ethernet frames on a socket instead of a TAP */
-    bool offload;         /* large frames may be written (io/offload.h) */
-    uint32_t header_size; /* of the virtio-net header before each frame; 0: none */
+    int tap_fd;            /* non-blocking; becomes the engine's when engine_new() succeeds */
+    bool is_socket;        /* bare Ethernet frames on a socket instead of a TAP */
+    bool offload;          /* large frames may be written (io/offload.h) */
+    uint32_t header_size;  /* of the virtio-net header before each frame; 0: none */
+    bool joined_datagrams; /* a frame may hold several (io/offload.h) */
     unsigned mtu;
     struct in_addr network, netmask, gateway, dns, dhcp_start, guest;
     bool ipv6; /* fd00::/64, gateway fd00::2, DNS fd00::3 */

@@ -43,13 +43,22 @@ static bool admit(struct engine *e, struct packet *packet, enum packet_kind *ret
     return false;
 }
 
-/* @takeable: not if it comes back from who has taken it. */
-static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, bool takeable)
-    RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
+static void flush_flows(struct engine *e) RUNS_ON(role_udp_out)
+{
+    if (e->flows)
+        udp_flows_flush(e->flows, clock_coarse_ns());
+}
+
+enum {
+    INPUT_TAKEABLE = 1, /* does not come back from who has taken it */
+    INPUT_PASSING = 2,  /* its buffer is wanted at once for another one */
+};
+
+static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, int flags) RUNS_ON(role_slirp)
+    RUNS_ON(role_udp_out)
 {
     struct packet packet;
     enum packet_kind kind;
-    bool reassembled = false;
 
     if (!admit(e, &packet, &kind, frame, size))
         return;
@@ -57,11 +66,11 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, b
         frame = reassembly_take(e->reassembly, kind, &packet, clock_monotonic_ns(), &size);
         if (!frame || !admit(e, &packet, &kind, frame, size) || packet.is_fragment)
             return;
-        reassembled = true;
+        flags |= INPUT_PASSING;
     }
     if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && (packet.tcp_flags & PACKET_TCP_SYN))
         spin_busy(&e->spin);
-    if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && takeable && e->config.take_tcp &&
+    if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && (flags & INPUT_TAKEABLE) && e->config.take_tcp &&
         e->config.take_tcp(e->config.take_tcp_arg, &packet))
         return;
     if (packet.ip_protocol == IPPROTO_ICMP && kind == PACKET_IPV4)
@@ -74,8 +83,8 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, b
         return;
     if (packet.ip_protocol == IPPROTO_UDP && e->flows &&
         udp_flows_take(e->flows, &packet, 0, clock_coarse_ns())) {
-        if (reassembled) /* the buffer is wanted for the next one */
-            udp_flows_flush(e->flows, clock_coarse_ns());
+        if (flags & INPUT_PASSING)
+            flush_flows(e); /* before frames go back: what was taken from them lies in them */
         return;
     }
     e->dirty = true;
@@ -91,11 +100,34 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, b
     e->input_frame = NULL;
 }
 
-/* Before frames go back: what was taken from them lies in them. */
-static void flush_flows(struct engine *e) RUNS_ON(role_udp_out)
+/* A frame with several datagrams: to its flow as it is, or one by one to whom else it belongs. */
+static void input_joined(struct engine *e, const uint8_t *frame, uint32_t size, uint32_t datagram_size)
+    RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
-    if (e->flows)
-        udp_flows_flush(e->flows, clock_coarse_ns());
+    struct packet packet;
+    enum packet_kind kind;
+
+    if (!admit(e, &packet, &kind, frame, size))
+        return;
+    if (e->flows && !udp_forwards_active(e->udp) &&
+        udp_flows_take(e->flows, &packet, datagram_size, clock_coarse_ns()))
+        return;
+    for (uint32_t i = 0; (size = offload_take_apart(e->apart, &packet, kind, datagram_size, i)) > 0; i++)
+        input_frame(e, e->apart, size, INPUT_TAKEABLE | INPUT_PASSING);
+}
+
+/* A frame of the rx pool. */
+static void input_from_pool(struct engine *e, frame_id id) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
+{
+    const uint8_t *frame = frame_data(&e->rx_pool, id);
+    uint32_t size = e->rx_pool.size[id], datagram_size = 0;
+
+    if (e->config.joined_datagrams)
+        datagram_size = offload_datagram_size(frame_start(&e->rx_pool, id));
+    if (__builtin_expect(datagram_size > 0, 0))
+        input_joined(e, frame, size, datagram_size);
+    else
+        input_frame(e, frame, size, INPUT_TAKEABLE);
 }
 
 /* The same from the TAP itself. Large frames are read one or two at a time and their buffers used again at
@@ -117,10 +149,10 @@ static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_ud
             tap_capture(e->config.capture, PCAPNG_OUTBOUND, &e->rx_pool, ids, (uint32_t)n);
         for (int i = 0; i < n; i++) {
             bytes += e->rx_pool.size[ids[i]];
-            input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]], true);
+            input_from_pool(e, ids[i]);
         }
         if (n > 0) {
-            flush_flows(e);
+            flush_flows(e); /* before frames go back: what was taken from them lies in them */
             frame_put(&e->rx_pool, ids, n);
             counter_add(COUNTER_rx_batches, 1);
             e->frame_size_usual = max_u32((3 * e->frame_size_usual + bytes / (uint32_t)n) / 4, 1);
@@ -142,7 +174,7 @@ bool engine_input_batch(struct engine *e)
     if (n <= 0)
         return false;
     for (int i = 0; i < n; i++)
-        input_frame(e, frame_data(&e->rx_pool, ids[i]), e->rx_pool.size[ids[i]], true);
+        input_from_pool(e, ids[i]);
     flush_flows(e);
     frame_return(&e->rx_pool, ids, n);
     wakeup_notify(&e->rx.wake); /* costs a fence; a system call only when the reader waits for frames */
@@ -231,7 +263,7 @@ static void input_injected(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_ud
         e->first_inject = (e->first_inject + 1) % INJECT_QUEUE_MAX;
         e->n_inject--;
         pthread_mutex_unlock(&e->adopt_lock);
-        input_frame(e, i.frame, i.size, false);
+        input_frame(e, i.frame, i.size, 0);
     }
 }
 

@@ -100,6 +100,7 @@ struct engine {
     bool guest_ready OWNED_BY(role_slirp); /* its turn follows its events */
     struct spin spin OWNED_BY(role_slirp);
     int64_t guest_ns OWNED_BY(role_slirp); /* when its turn comes without an event; INT64_MAX: never */
+    uint8_t *apart OWNED_BY(role_slirp);   /* FRAME_SIZE_MAX: one of several datagrams of a frame */
     uint32_t frame_size_usual OWNED_BY(role_slirp); /* shared mode: of late, in bytes */
     uint32_t slirp_timeout_ms OWNED_BY(role_slirp);
     int64_t udp_expire_ns OWNED_BY(role_slirp);

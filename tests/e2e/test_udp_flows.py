@@ -74,6 +74,36 @@ def test_segments_of_one_send_arrive_as_datagrams(world, path, mtu):
     assert r["same"] and r["sizes"] == [1193, 1200]
 
 
+@pytest.mark.parametrize("mtu", [1500, 65520])
+@pytest.mark.parametrize("forward", [False, True], ids=["alone", "beside-a-forward"])
+def test_frames_hold_several_datagrams_both_ways(world, mtu, forward):
+    """Where the kernel has USO (Linux 6.2). Beside a forward they are taken apart, because they may be its answers."""
+    world.remote.peer("udp_echo_many", REMOTE4, 7000)
+    slirp = world.start(DIRECT, f"--mtu={mtu}", api=True)
+    if forward:
+        slirp.forward("udp", 5353, 5300)
+    r = world.guest.client("udp_segments", REMOTE4, 7000, 20, 1200)
+    assert r["same"] and r["sizes"] == [1193, 1200]
+    s = stats(slirp)
+    assert s["udp_out"] == s["udp_in"] == 20 and s["rx_drop_offload"] == s["tx_gso_refused"] == 0
+    if tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) < (6, 2):
+        return
+    assert s["rx_gso"] > 0
+    for _ in range(20):  # answers are joined when several wait at the same time
+        assert world.guest.client("udp_segments", REMOTE4, 7000, 20, 1200)["same"]
+        if stats(slirp)["udp_in_joined"] > 0:
+            return
+    raise AssertionError("never were two answers joined")
+
+
+def test_without_offload_every_datagram_is_a_frame(world):
+    world.remote.peer("udp_echo_many", REMOTE4, 7000)
+    slirp = world.start(DIRECT, "--offload=off", api=True)
+    assert world.guest.client("udp_segments", REMOTE4, 7000, 20, 1200)["same"]
+    s = stats(slirp)
+    assert s["rx_gso"] == s["udp_in_joined"] == 0 and s["udp_in"] == 20
+
+
 @pytest.mark.parametrize("v6", [False, True], ids=["v4", "v6"])
 @pytest.mark.parametrize("size", [1, 9000, 65507])
 def test_large_datagrams_by_both_families(world, v6, size):

@@ -417,9 +417,62 @@ static void test_datagrams_go_in_fragments(void **state) TSA(no_thread_safety_an
     }
 }
 
+/* The virtio-net header of joined datagrams must fit the frame, too, and hold no more than a program may
+ * join. */
+static void test_joined_datagrams_are_checked(void **state)
+{
+    enum { PAYLOAD = 5000, AT = ETH + 20, SIZE = AT + 8 + PAYLOAD };
+    static const struct {
+        struct virtio_net_hdr header;
+        bool good;
+    } rows[] = {
+#define ROW(type, flag, start, offset, size) \
+    {.flags = (flag),                        \
+     .gso_type = (type),                     \
+     .hdr_len = AT + 8,                      \
+     .gso_size = (size),                     \
+     .csum_start = (start),                  \
+     .csum_offset = (offset)}
+        {ROW(VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT, 6, 1000), true},
+        {ROW(VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT, 6, 40), true},  /* 125 */
+        {ROW(VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT, 6, 39), false}, /* 129 */
+        {ROW(VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT, 6, 1), false},
+        {ROW(VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT, 6, 0), false},
+        {ROW(VIRTIO_NET_HDR_GSO_UDP_L4, 0, AT, 6, 1000), false},
+        {ROW(VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT + 8, 6, 1000), false},
+        {ROW(VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT, 16, 1000), false},
+        {ROW(VIRTIO_NET_HDR_GSO_UDP_L4 | VIRTIO_NET_HDR_GSO_ECN, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT, 6, 1000),
+         false},
+        {ROW(VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT, 16, 1000), false},
+        {ROW(VIRTIO_NET_HDR_GSO_UDP, VIRTIO_NET_HDR_F_NEEDS_CSUM, AT, 6, 1000), false},
+#undef ROW
+    };
+    uint8_t *f = buffer;
+
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+        memset(f, 0, SIZE);
+        put_u16(f + 12, 0x0800);
+        f[ETH] = 0x45;
+        put_u16(f + ETH + 2, 20 + 8 + PAYLOAD);
+        f[ETH + 8] = 64;
+        f[ETH + 9] = IPPROTO_UDP;
+        inet_pton(AF_INET, source[0], f + ETH + 12);
+        inet_pton(AF_INET, target[0], f + ETH + 16);
+        put_u16(f + AT, 5353);
+        put_u16(f + AT + 2, 53);
+        put_u16(f + AT + 4, 8 + PAYLOAD);
+        if (offload_finish(&rows[i].header, f, SIZE) != rows[i].good)
+            fail_msg("row %u", i);
+        if (rows[i].good)
+            assert_int_equal(offload_datagram_size(&rows[i].header), rows[i].header.gso_size);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_joined_datagrams_are_checked),
         cmocka_unit_test(test_sums_are_right_at_every_alignment_and_length),
         cmocka_unit_test(test_what_the_kernel_is_to_finish_can_be_finished),
         cmocka_unit_test(test_a_header_that_lies_is_refused),

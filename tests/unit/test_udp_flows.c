@@ -517,6 +517,133 @@ static void test_a_closed_port_is_reported(void **state)
     end();
 }
 
+/* ---- several datagrams in one frame ---- */
+
+static struct {
+    uint32_t n;
+    struct virtio_net_hdr header[FRAMES_MAX];
+} joined;
+
+static void keep_parts(void *arg, const struct virtio_net_hdr *header, struct iovec *parts, uint32_t n_parts)
+{
+    static uint8_t whole[FRAME_SIZE_MAX];
+    uint32_t size = 0;
+
+    memset((uint8_t *)parts[0].iov_base - OFFLOAD_HEADER_SIZE_MAX, 0xaa, OFFLOAD_HEADER_SIZE_MAX);
+    for (uint32_t i = 0; i < n_parts; i++) {
+        assert_true(size + parts[i].iov_len <= sizeof(whole));
+        memcpy(whole + size, parts[i].iov_base, parts[i].iov_len);
+        size += (uint32_t)parts[i].iov_len;
+    }
+    joined.n++;
+    joined.header[got.n] = *header;
+    keep_frame(arg, whole, size);
+}
+
+/* Frame @at is what a kernel takes for @n datagrams of @step bytes, the last of @last, with @first in the
+ * first byte of the first one and so on. */
+static void check_joined(uint32_t at, uint32_t n, uint32_t step, uint32_t last, uint8_t first)
+{
+    const struct virtio_net_hdr *h = &joined.header[at];
+    static uint8_t one[FRAME_SIZE_MAX];
+    struct packet p, q;
+    enum packet_kind kind = packet_parse(&p, got.data[at], got.size[at]);
+    uint16_t begun;
+
+    assert_true(kind == PACKET_IPV4 || kind == PACKET_IPV6);
+    assert_int_equal(p.l4_size, 8 + (n - 1) * step + last);
+    assert_int_equal(h->flags, VIRTIO_NET_HDR_F_NEEDS_CSUM);
+    assert_int_equal(h->gso_type, n > 1 ? VIRTIO_NET_HDR_GSO_UDP_L4 : VIRTIO_NET_HDR_GSO_NONE);
+    assert_int_equal(h->gso_size, n > 1 ? step : 0);
+    assert_int_equal(h->hdr_len, p.l4 + 8 - p.frame);
+    assert_int_equal(h->csum_start, p.l4 - p.frame);
+    assert_int_equal(h->csum_offset, 6);
+    begun = (uint16_t)~checksum_fold(offload_pseudo_sum(&p, kind, p.l4_size));
+    assert_memory_equal(p.l4 + 6, &begun, 2);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t size = i + 1 < n ? step : last;
+
+        assert_int_equal(packet_parse(&q, one, offload_take_apart(one, &p, kind, step, i)), kind);
+        assert_int_equal(q.l4_size, 8 + size);
+        assert_int_equal(udp_sum(&q, kind == PACKET_IPV6), 0);
+        if (kind == PACKET_IPV4)
+            assert_int_equal(checksum_fold(checksum_add(0, one + ETH, 20)), 0);
+        fill_payload(size);
+        payload[0] = (uint8_t)(first + i);
+        assert_memory_equal(q.l4 + 8, payload, size);
+    }
+    assert_int_equal(offload_take_apart(one, &p, kind, step, n), 0);
+}
+
+static uint32_t udp_find_only(void)
+{
+    uint32_t i = 0;
+
+    while (atomic_load_explicit(&flows->flows[i].state, memory_order_relaxed) != UDP_LIVE)
+        i++;
+    return i;
+}
+
+static void test_answers_of_one_size_become_one_frame(void **state)
+{
+    (void)state;
+    for (int v6 = 0; v6 < 2; v6++) {
+        union address server, peer, guest = address(v6 ? "fd00::1234" : "10.0.2.100", GUEST_PORT), gateway;
+        int fd = open_server(v6, &server);
+        socklen_t peer_size = sizeof(peer);
+        /* 5 of one size, a shorter one that ends them, 2 of another, an empty one, one that needs fragments
+         */
+        static const uint32_t sizes[] = {1000, 1000, 1000, 1000, 1000, 500, 700, 700, 0, 5000};
+
+        joined.n = 0;
+        gateway = address(v6 ? "fd00::2" : "10.0.2.2", address_port(&server));
+        begin(&(struct udp_flows_config){.send_parts = keep_parts});
+        role_assert(&role_udp_in);
+        assert_true(give(&guest, &gateway, 5));
+        assert_int_equal(recvfrom(fd, room, 10, 0, &peer.sa, &peer_size), 5);
+        for (uint32_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+            fill_payload(sizes[i]);
+            payload[0] = (uint8_t)i;
+            assert_int_equal(sendto(fd, payload, sizes[i], 0, &peer.sa, peer_size), sizes[i]);
+        }
+        flows->flows[udp_find_only()].bulk = true; /* else the first look is at four */
+        receive(3 + 4);
+        assert_int_equal(joined.n, 3);
+        check_joined(0, 6, 1000, 500, 0);
+        check_joined(1, 2, 700, 700, 6);
+        assert_int_equal(got.size[2], ETH + (v6 ? 48 : 28)); /* the empty one */
+        assert_true(got.size[3] <= ETH + 1500);
+        end();
+        close(fd);
+    }
+}
+
+static void test_joined_datagrams_of_the_guest_arrive_one_by_one(void **state)
+{
+    union address server, guest = address("10.0.2.100", GUEST_PORT), gateway;
+    int fd = open_server(false, &server);
+    uint8_t heard[2048];
+    uint32_t id = 1;
+    struct packet p;
+
+    (void)state;
+    gateway = address("10.0.2.2", address_port(&server));
+    begin(&plain);
+    role_assert(&role_udp_out);
+    fill_payload(2500);
+    assert_true(make_frames(&guest, &gateway, 2500, 65535, &id));
+    (void)packet_parse(&p, got.data[0], got.size[0]);
+    got.data[0][ETH + 20 + 6] ^= 1; /* its checksum is only begun */
+    assert_true(udp_flows_take(flows, &p, 1000, now_ns));
+    udp_flows_flush(flows, now_ns);
+    for (uint32_t at = 0; at < 2500; at += 1000) {
+        assert_int_equal(recv(fd, heard, sizeof(heard), 0), min_u32(1000, 2500 - at));
+        assert_memory_equal(heard, payload + at, min_u32(1000, 2500 - at));
+    }
+    end();
+    close(fd);
+}
+
 /* ---- the end of flows ---- */
 
 static void expire_at(int64_t ns)
@@ -756,6 +883,8 @@ int main(void)
         cmocka_unit_test(test_question_and_answer),
         cmocka_unit_test(test_a_batch_leaves_in_order_with_few_calls),
         cmocka_unit_test(test_a_closed_port_is_reported),
+        cmocka_unit_test(test_answers_of_one_size_become_one_frame),
+        cmocka_unit_test(test_joined_datagrams_of_the_guest_arrive_one_by_one),
         cmocka_unit_test(test_a_silent_flow_ends),
         cmocka_unit_test(test_an_answered_question_ends_at_once),
         cmocka_unit_test(test_without_a_nameserver_libslirp_is_asked),
