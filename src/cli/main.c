@@ -258,6 +258,24 @@ static bool wants_forwards(const struct options *o)
     return o->api_socket || o->n_publish > 0;
 }
 
+static bool has_namespace(const struct options *o)
+{
+    return o->target == TARGET_PID || o->target == TARGET_PATH;
+}
+
+/* What can be said before anything is made. */
+static int check_divert(const struct options *o, struct failure *why)
+{
+    if (o->divert != DIVERT_ON)
+        return 0;
+    if (!has_namespace(o))
+        return failure(why, -ENOTSUP, "give a PID or the path of a namespace",
+                       "--divert=on without a namespace to enter");
+    return o->no_splice
+               ? failure(why, -EINVAL, "leave one of them out", "--divert=on together with --no-splice")
+               : 0;
+}
+
 /* The agent is what splicing needs; without it everything goes through libslirp, and the reason is said. A
  * failure is one only with --divert=on. */
 static int agent_begin(struct program *p, struct failure *ret_why)
@@ -277,15 +295,9 @@ static int agent_begin(struct program *p, struct failure *ret_why)
 
     if (o->no_splice)
         snprintf(p->no_splice_why, sizeof(p->no_splice_why), "--no-splice");
-    else if (o->target != TARGET_PID && o->target != TARGET_PATH)
+    else if (!has_namespace(o))
         snprintf(p->no_splice_why, sizeof(p->no_splice_why), "there is no namespace to enter");
-    if (o->target != TARGET_PID && o->target != TARGET_PATH)
-        return o->divert != DIVERT_ON ? 0
-                                      : failure(ret_why, -ENOTSUP, "give a PID or the path of a namespace",
-                                                "--divert=on without a namespace to enter");
-    if (o->divert == DIVERT_ON && o->no_splice)
-        return failure(ret_why, -EINVAL, "leave one of them out", "--divert=on together with --no-splice");
-    if (o->no_splice || (!wants_forwards(o) && !divert))
+    if (!has_namespace(o) || o->no_splice || (!wants_forwards(o) && !divert))
         return 0;
     config.divert = divert;
     config.stock = wants_forwards(o);
@@ -549,18 +561,22 @@ static void report_choices(const struct program *p)
 
 static int start(struct program *p, struct failure *why)
 {
+    _cleanup_(guest_opening_end) struct guest_opening opening = GUEST_OPENING_NULL;
     struct guest_link link = GUEST_LINK_NULL;
     const struct options *o = &p->options;
-    int r = agent_begin(p, why); /* first: it takes longest, and runs beside everything else */
+    int r = check_divert(o, why);
 
     if (r < 0)
         return r;
-    r = guest_link_open(&link, o, why);
+    /* Side by side: the child first, because nothing goes on without its TAP, and then the agent. */
+    guest_opening_begin(&opening, o);
+    if ((r = agent_begin(p, why)) < 0)
+        return r;
+    r = guest_link_open(&link, &opening, o, why);
     if (r < 0) {
         char text[512];
 
-        if (!o->run && (o->target == TARGET_PID ||
-                        o->target == TARGET_PATH)) { /* the step that clients know as a child process */
+        if (!o->run && has_namespace(o)) { /* the step that clients know as a child process */
             log_plain(LOG_LEVEL_ERROR, "%s", failure_text(why, text, sizeof(text)));
             failure(why, 1, NULL, "child failed(1)");
         }

@@ -187,44 +187,73 @@ static int child_work(const struct options *o, int user_fd, int net_fd, struct f
     return steal_fd(&fd);
 }
 
-static int open_in_namespace(const struct options *o, struct failure *why)
+/* Its end is expected: it does nothing after its report. */
+static int opening_wait(struct guest_opening *g)
 {
-    _cleanup_close_ int user_fd = -1, net_fd = -1, ours = -1, theirs = -1, fd = -1;
-    struct report report = {.failure = FAILURE_NULL};
-    int pair[2], status = 0, r;
-    pid_t child;
+    int status = 0;
 
-    r = guest_namespaces_open(o, &user_fd, &net_fd, &report.failure);
-    if (r < 0)
-        goto failed;
+    while (g->child > 0 && waitpid(g->child, &status, 0) < 0 && errno == EINTR)
+        ;
+    g->child = -1;
+    return status;
+}
+
+void guest_opening_end(struct guest_opening *g)
+{
+    closep(&g->sock);
+    (void)opening_wait(g);
+}
+
+static int child_start(struct guest_opening *g, const struct options *o)
+{
+    _cleanup_close_ int user_fd = -1, net_fd = -1, ours = -1, theirs = -1;
+    struct report report = {.failure = FAILURE_NULL};
+    int pair[2], fd;
+
+    fd = guest_namespaces_open(o, &user_fd, &net_fd, &g->why);
+    if (fd < 0)
+        return fd;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        return failure(why, -errno, NULL, "socketpair");
+        return failure(&g->why, -errno, NULL, "socketpair");
     ours = pair[0];
     theirs = pair[1];
     fflush(NULL); /* or the child would print it again */
-    child = fork();
-    if (child < 0)
-        return failure(why, -errno, NULL, "fork");
-    if (child == 0) {
+    g->child = fork();
+    if (g->child < 0)
+        return failure(&g->why, -errno, NULL, "fork");
+    if (g->child == 0) {
+        close(ours); /* or it would not see that we have ended */
         fd = child_work(o, user_fd, net_fd, &report.failure);
-        r = send_report(theirs, &report, fd);
-        _exit(fd < 0 || r < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
+        _exit(send_report(theirs, &report, fd) < 0 || fd < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
     }
-    close(steal_fd(&theirs));
-    r = receive_report(ours, &report, &fd);
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR)
-        ;
-    if (r < 0)
-        return failure(why, r, NULL, "the child that opens the TAP ended without a report (status %d)",
-                       status);
-    if (fd >= 0) {
-        log_plain(LOG_LEVEL_INFO, "received tapfd=%d", fd);
-        return steal_fd(&fd);
+    g->sock = steal_fd(&ours);
+    return 0;
+}
+
+void guest_opening_begin(struct guest_opening *g, const struct options *o)
+{
+    if (o->target == TARGET_PID || o->target == TARGET_PATH)
+        (void)child_start(g, o); /* guest_link_open() tells */
+}
+
+static int open_in_namespace(struct guest_opening *g, struct failure *why)
+{
+    struct report report = {.failure = g->why};
+    int fd = -1, r;
+
+    if (g->child > 0) {
+        r = receive_report(g->sock, &report, &fd);
+        if (r < 0)
+            return failure(why, r, NULL, "the child that opens the TAP ended without a report (status %d)",
+                           opening_wait(g));
     }
-failed:
-    if (why)
-        *why = report.failure;
-    return report.failure.code;
+    if (fd < 0) {
+        if (why)
+            *why = report.failure;
+        return report.failure.code;
+    }
+    log_plain(LOG_LEVEL_INFO, "received tapfd=%d", fd);
+    return fd;
 }
 
 static int set_flags(int fd, struct failure *why)
@@ -331,7 +360,8 @@ static int open_bess(const char *path, struct failure *why)
     return steal_fd(&fd);
 }
 
-int guest_link_open(struct guest_link *ret, const struct options *o, struct failure *why)
+int guest_link_open(struct guest_link *ret, struct guest_opening *g, const struct options *o,
+                    struct failure *why)
 {
     struct guest_link link = GUEST_LINK_NULL;
     int r = 0;
@@ -339,7 +369,7 @@ int guest_link_open(struct guest_link *ret, const struct options *o, struct fail
     switch (o->target) {
     case TARGET_PID:
     case TARGET_PATH:
-        link.fd = open_in_namespace(o, why);
+        link.fd = open_in_namespace(g, why);
         break;
     case TARGET_TAPFD:
         r = open_given(&link, o->tap_fd, why);

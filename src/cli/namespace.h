@@ -31,6 +31,27 @@ int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, 
  * each frame if it can and @header says so. The descriptor, or a negative errno with its sentence. */
 int tap_open(const char *name, bool header, struct failure *why);
 
-/* Returns 0, or a negative errno with its sentence; nothing is left behind then. Prints the lines that
- * clients expect about descriptors sent and received. */
-int guest_link_open(struct guest_link *ret, const struct options *o, struct failure *why);
+/* The child at work in the guest's namespaces. */
+struct guest_opening {
+    pid_t child; /* -1: none */
+    int sock;    /* its report comes here */
+    struct failure why;
+};
+
+#define GUEST_OPENING_NULL                           \
+    {                                                \
+        .child = -1, .sock = -1, .why = FAILURE_NULL \
+    }
+
+/* Starts the child, where the target takes one; it works while the caller does other things. What fails is
+ * told by guest_link_open(). guest_opening_end() is due in any case. */
+void guest_opening_begin(struct guest_opening *g, const struct options *o);
+
+/* Waits for the child's end, which follows its report; without one, does nothing. */
+void guest_opening_end(struct guest_opening *g);
+
+/* After guest_opening_begin(); waits for the child's report. Returns 0, or a negative errno with its
+ * sentence; nothing is left behind then but the child, which ends. Prints the lines that clients expect about
+ * descriptors sent and received. */
+int guest_link_open(struct guest_link *ret, struct guest_opening *g, const struct options *o,
+                    struct failure *why);
