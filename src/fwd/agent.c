@@ -18,6 +18,7 @@
 #include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "fwd/agent_protocol.h"
 
 #include <assert.h>
@@ -222,6 +223,26 @@ static int take_diverted(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
     return 0;
 }
 
+static int reported_failure(struct agent_message *m, struct failure *why)
+{
+    m->sentence.what[sizeof(m->sentence.what) - 1] = '\0';
+    m->sentence.hint[sizeof(m->sentence.hint) - 1] = '\0';
+    return failure(why, m->result, m->sentence.hint, "%s", m->sentence.what);
+}
+
+/* The second report is always of a failure: what came after the first one did not succeed. */
+static int take_started(struct agent_message *m)
+{
+    struct failure why = FAILURE_NULL;
+    char text[512];
+
+    if (m->result < 0) {
+        reported_failure(m, &why);
+        log_warning("nsagent: %s", failure_text(&why, text, sizeof(text)));
+    }
+    return -EPROTO;
+}
+
 static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
 {
     if (d->message.type == MESSAGE_SOCKETS)
@@ -235,6 +256,8 @@ static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
         return take_state(a, &d->message);
     case MESSAGE_ADDRESSES:
         return take_addresses(a, &d->message);
+    case MESSAGE_STARTED:
+        return take_started(&d->message);
     default:
         return -EPROTO;
     }
@@ -546,9 +569,7 @@ static int wait_started(struct agent *a, struct failure *why)
         return failure(why, -EPROTO, NULL, "the agent's report");
     if (d.message.result == 0)
         return 0;
-    d.message.sentence.what[sizeof(d.message.sentence.what) - 1] = '\0';
-    d.message.sentence.hint[sizeof(d.message.sentence.hint) - 1] = '\0';
-    return failure(why, d.message.result, d.message.sentence.hint, "%s", d.message.sentence.what);
+    return reported_failure(&d.message, why);
 }
 
 static void agent_init(struct agent *a, const struct agent_config *config)

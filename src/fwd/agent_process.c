@@ -4,8 +4,9 @@
  *
  * Set-up, in an order that matters: signals and descriptors first (nothing of the parent's is left but the
  * socket); the user namespace, which gives the capabilities that joining the network namespace needs (EINVAL:
- * in it already); what has to be opened in the network namespace; then capabilities are dropped; the
- * parent-death signal after them, because changing credentials clears it (prctl(2)); the filter last.
+ * in it already); what has to be opened in the network namespace; the report to the parent, which goes on;
+ * then capabilities are dropped; the parent-death signal after them, because changing credentials clears it
+ * (prctl(2)); the filter last. No request is read before that.
  *
  * It does not become id 0: CAP_NET_ADMIN over the namespace is what the network's sysctls ask for
  * (net_ctl_permissions()), and with its parent's own id the parent may always signal it. It is not dumpable,
@@ -311,17 +312,17 @@ _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t 
         failure(&why, -errno, NULL, "the agent's prctl");
     if (r == 0 && (r = namespaces_join(config, &why)) == 0)
         r = agent_net_init(&serve.net, config, &why);
-    if (r == 0) {
-        divert_state = divert_open(&serve, config);
-        r = privileges_drop(parent_pid, &why);
-    }
     if (r == 0)
+        divert_state = divert_open(&serve, config);
+    /* The parent need not wait for what follows: nothing is done for it, or read, before that. */
+    if (agent_serve_started(&serve, &why, divert_state) < 0 || r < 0)
+        _exit(EXIT_FAILURE);
+    if ((r = privileges_drop(parent_pid, &why)) == 0)
         r = filter_enter(&why);
     if (r < 0) {
-        (void)agent_serve_started(&serve, &why, 0);
+        (void)agent_serve_started(&serve, &why, 0); /* a second report: it takes the first one back */
         _exit(EXIT_FAILURE);
     }
-    if (agent_serve_started(&serve, &why, divert_state) == 0)
-        agent_serve_run(&serve);
+    agent_serve_run(&serve);
     _exit(EXIT_SUCCESS);
 }

@@ -70,7 +70,8 @@ struct agent_message {
     uint16_t settled; /* SOCKETS: how many of those asked for are answered by this message; >= count */
     uint16_t first;   /* ADDRESSES: place of the first in the list */
     uint16_t final;   /* ADDRESSES: 1: the list is complete */
-    int32_t result;   /* STARTED: 0 or a negative errno; STATE: enum agent_reason */
+    int32_t result; /* STARTED: 0 or a negative errno; a second one is a failure after the first; STATE: enum
+                       agent_reason */
     union {
         struct agent_address addresses[ADDRESSES_PER_MESSAGE];
         struct {
