@@ -37,6 +37,7 @@
     X(tx_syscalls, "calls", "system calls made to write the TAP")                                           \
     X(tx_drop_ring_full, "frames", "frames to the guest dropped because the ring to the writer was full")   \
     X(tx_drop_link, "frames", "frames to the guest dropped because the TAP is down or refuses them")        \
+    X(tx_acks_merged, "frames", "acknowledgements left out because a later one of the turn covers them")    \
     X(tx_gso, "frames", "frames to the guest that are many segments (TSO)")                                 \
     X(tx_gso_refused, "frames", "... that the TAP refused; segments are made here from then on")            \
     X(wake_slirp, "wake-ups", "times the slirp thread was woken by the reader")                             \

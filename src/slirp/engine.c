@@ -359,6 +359,7 @@ static int engine_init(struct engine *e, struct failure *why)
     e->tx.fd = e->config.tap_fd;
     e->tx.header_size = e->config.header_size;
     large_init(&e->large, &e->tx, e->config.mtu, e->config.offload);
+    acks_init(&e->acks, &e->large);
     e->tx.pool = &e->tx_pool;
     e->tx.ring = &e->tx_ring;
     e->tx.on_gone = engine_set_gone_and_kick;

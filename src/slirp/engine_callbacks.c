@@ -15,7 +15,7 @@ static ssize_t on_send_packet(const void *frame, size_t size, void *opaque)
     struct engine *e = opaque;
 
     role_assert(&role_slirp);
-    large_to_guest(&e->large, frame, (uint32_t)size);
+    acks_to_guest(&e->acks, frame, (uint32_t)size);
     return size;
 }
 

@@ -163,13 +163,12 @@ static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_ud
     return e->tap_ready;
 }
 
-bool engine_input_batch(struct engine *e)
+/* The same in split mode. */
+static bool input_from_ring(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     frame_id ids[TAP_BATCH_MAX];
     int n;
 
-    if (e->shared)
-        return input_from_tap(e);
     n = spsc_pop(&e->rx_ring, ids, TAP_BATCH_MAX);
     if (n <= 0)
         return false;
@@ -179,6 +178,16 @@ bool engine_input_batch(struct engine *e)
     frame_return(&e->rx_pool, ids, n);
     wakeup_notify(&e->rx.wake); /* costs a fence; a system call only when the reader waits for frames */
     return !spsc_empty(&e->rx_ring);
+}
+
+bool engine_input_batch(struct engine *e)
+{
+    bool more;
+
+    acks_begin(&e->acks);
+    more = e->shared ? input_from_tap(e) : input_from_ring(e);
+    acks_end(&e->acks);
+    return more;
 }
 
 /* ---- connections handed over by forwards ---- */

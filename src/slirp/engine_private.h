@@ -14,6 +14,7 @@
 #include "io/tap_rx.h"
 #include "io/tap_tx.h"
 #include "io/udp_flows.h"
+#include "slirp/acks.h"
 #include "slirp/descriptors.h"
 #include "slirp/engine.h"
 #include "slirp/filter.h"
@@ -67,6 +68,7 @@ struct engine {
     struct tap_rx rx;
     struct tap_tx tx OWNED_BY(role_slirp);
     struct large large OWNED_BY(role_slirp);
+    struct acks acks OWNED_BY(role_slirp);
 
     struct world world;
     struct wakeup wake; /* the slirp thread's */

@@ -30,9 +30,9 @@ void large_init(struct large *l, struct tap_tx *tx, uint32_t mtu, bool on)
 /* The largest MSS that the interface has room for, and that is good for it. */
 static uint16_t mss_max(const struct large *l, enum packet_kind kind)
 {
-    uint32_t mtu = min_u32(l->mtu, LARGE_SEGMENT_MTU);
+    uint32_t mss = l->mtu - TCP_SIZE_MIN - (kind == PACKET_IPV4 ? 20 : IPV6_SIZE);
 
-    return (uint16_t)(mtu - TCP_SIZE_MIN - (kind == PACKET_IPV4 ? 20 : IPV6_SIZE));
+    return (uint16_t)min_u32(mss, LARGE_SEGMENT_MSS);
 }
 
 static uint16_t *place_of(struct large *l, enum packet_kind kind, const uint8_t *address)

@@ -21,10 +21,12 @@
 #include "io/tap_tx.h"
 
 enum {
-    LARGE_IF_MTU = 65521,     /* libslirp's largest */
-    LARGE_MSS = 65460,        /* as large as an IPv4 packet can carry, nearly */
-    LARGE_SEGMENT_MTU = 9000, /* larger segments are cut, too: a window of 64 KiB has room for several then */
-    LARGE_MTU_MIN = 576,      /* below it, and below LARGE_MSS_MIN, libslirp makes the segments */
+    LARGE_IF_MTU = 65521, /* libslirp's largest */
+    LARGE_MSS = 65460,    /* as large as an IPv4 packet can carry, nearly */
+    /* Larger segments are cut, too: a window of 64 KiB has room for several then. Four of these are just not
+     * more than half of it, which is what Linux sends at a time (tcp_bound_to_half_wnd()). */
+    LARGE_SEGMENT_MSS = 8191,
+    LARGE_MTU_MIN = 576, /* below it, and below LARGE_MSS_MIN, libslirp makes the segments */
     LARGE_MSS_MIN = 216,
     LARGE_PLACES = 1024,      /* a power of two */
     LARGE_CHECKSUM_MIN = 1024 /* bytes of payload from which on the checksum is left to the kernel */
