@@ -26,6 +26,10 @@ def options() -> dict[str, tuple[str | None, str | None]]:
     return {name: (short or None, argument or None) for short, name, argument in found}
 
 
+# As the line of --help that shows the use of --ctl has them.
+CTL_COMMANDS = set(re.search(r"--ctl SOCKET .* ([a-z|]+) \[ARGUMENT\]", output(PROGRAM, "--help"))[1].split("|"))
+
+
 class Bash(unittest.TestCase):
     def complete(self, *words: str) -> set[str]:
         """What comes for the last word, with "=" cut off as bash does it."""
@@ -65,6 +69,13 @@ class Bash(unittest.TestCase):
     def test_between_run_and_its_command_come_options(self) -> None:
         self.assertEqual(self.complete("--run", "--map"), {"--map-current-user"})
 
+    def test_after_ctl_comes_one_of_its_commands(self) -> None:
+        for form in (["--ctl", "/tmp/s"], ["--ctl=/tmp/s"], ["--json", "--ctl", "/tmp/s", "--watch"]):
+            self.assertEqual(self.complete(*form, ""), CTL_COMMANDS, form)
+        self.assertEqual(self.complete("--ctl", "/tmp/s", "re"), {"remove"})
+        self.assertEqual(self.complete("--ctl", "/tmp/s", "remove", ""), set())
+        self.assertIn("/etc/passwd", self.complete("--ctl", "/etc/passw"))
+
 
 class Zsh(unittest.TestCase):
     def setUp(self) -> None:
@@ -84,6 +95,12 @@ class Zsh(unittest.TestCase):
             if short:
                 self.assertTrue(any(re.match(rf"(\([^)]*\)|\*)-{short}\+?\[", spec) for spec in specs), short)
         self.assertTrue(any(spec.endswith(":TYPE:(path pid tapfd)") for spec in specs))
+
+    def test_after_ctl_comes_one_of_its_commands(self) -> None:
+        script = ('functions[_f]="$(<$1)"; _arguments() { shift 2; print -rl -- "$@"; }; '
+                  "words=(slirp4netns --ctl=/tmp/s ''); _f")
+        first = [spec for spec in output("zsh", "-f", "-c", script, "zsh", ZSH).splitlines() if spec.startswith("1:")]
+        self.assertEqual([set(spec.split(":")[2].strip("()").split()) for spec in first], [CTL_COMMANDS])
 
 
 class Fish(unittest.TestCase):
@@ -105,6 +122,9 @@ class Fish(unittest.TestCase):
 
     def test_after_run_comes_a_command(self) -> None:
         self.assertIn("bash", self.complete("slirp4netns --run bas"))
+
+    def test_after_ctl_comes_one_of_its_commands(self) -> None:
+        self.assertEqual(CTL_COMMANDS - self.complete("slirp4netns --ctl /tmp/s "), set())
 
 
 if __name__ == "__main__":

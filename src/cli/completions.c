@@ -6,8 +6,9 @@
  *
  * What an option takes is found in its row: "([a|b|c]" in the help text are the words that are allowed; an
  * argument PATH, SOCKET or FILE is a file; IPv4 and IPv6 may be an interface. After --run and its options
- * follows a command of its own, which is completed as one.
+ * follows a command of its own, which is completed as one; after --ctl and its options one of its commands.
  */
+#include "cli/ctl.h"
 #include "cli/options.h"
 
 #include <stdio.h>
@@ -62,6 +63,14 @@ static void each(void (*put)(const struct option_row *row, enum kind kind, const
     }
 }
 
+static void put_ctl_commands(void)
+{
+    const char *name;
+
+    for (unsigned i = 0; (name = ctl_command(i)); i++)
+        printf("%s%s", i ? " " : "", name);
+}
+
 /* ---- bash ---- */
 
 static void bash_word(const struct option_row *row, enum kind kind, const char *words)
@@ -104,7 +113,7 @@ static void print_bash(void)
 {
     printf("# bash completion for slirp4netns, made of its option table\n\n"
            "_slirp4netns() {\n"
-           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} run='' i word\n"
+           "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} run='' ctl='' i word\n"
            "    COMPREPLY=()\n\n"
            "    # \"=\" is a word of its own.\n"
            "    if [ \"$cur\" = = ]; then\n"
@@ -112,7 +121,7 @@ static void print_bash(void)
            "    elif [ \"$prev\" = = ]; then\n"
            "        prev=${COMP_WORDS[COMP_CWORD - 2]}\n"
            "    fi\n\n"
-           "    # Where does the command of --run begin?\n"
+           "    # Where does the command of --run or --ctl begin?\n"
            "    for ((i = 1; i < COMP_CWORD; i++)); do\n"
            "        word=${COMP_WORDS[i]}\n"
            "        case $word in\n"
@@ -121,6 +130,7 @@ static void print_bash(void)
            "        ");
     each(bash_taker);
     printf("'')\n"
+           "            [ \"$word\" != --ctl ] || ctl=1\n"
            "            i=$((i + 1))\n"
            "            [ \"${COMP_WORDS[i]}\" != = ] || i=$((i + 1))\n"
            "            ;;\n"
@@ -148,6 +158,12 @@ static void print_bash(void)
     each(bash_word);
     printf("' -- \"$cur\"))\n"
            "        [[ ${COMPREPLY[0]} != *= ]] || compopt -o nospace 2>/dev/null\n"
+           "        return\n"
+           "    fi\n"
+           "    if [ -n \"$ctl\" ]; then\n"
+           "        [ \"$i\" -ne \"$COMP_CWORD\" ] || COMPREPLY=($(compgen -W '");
+    put_ctl_commands();
+    printf("' -- \"$cur\"))\n"
            "        return\n"
            "    fi\n"
            "    COMPREPLY=($(compgen -f -- \"$cur\"))\n"
@@ -194,6 +210,10 @@ static void print_zsh(void)
     printf(")\n"
            "if (( ${words[(I)--run]} )); then\n"
            "    specs+=('(-)1:command:_command_names -e' '*::arguments:_normal')\n"
+           "elif (( ${words[(I)--ctl*]} )); then\n"
+           "    specs+=('1:command:(");
+    put_ctl_commands();
+    printf(")' '*:argument: ')\n"
            "else\n"
            "    specs+=('1:PID, PATH or FD:{ _pids; _files }' '2:TAPNAME: ')\n"
            "fi\n"
@@ -226,7 +246,10 @@ static void print_fish(void)
 {
     printf("# fish completion for slirp4netns, made of its option table\n\n");
     each(fish_line);
-    printf("complete -c slirp4netns -n '__fish_contains_opt run' -x -a '(__fish_complete_subcommand)'\n");
+    printf("complete -c slirp4netns -n '__fish_contains_opt run' -x -a '(__fish_complete_subcommand)'\n"
+           "complete -c slirp4netns -n '__fish_contains_opt ctl' -x -a '");
+    put_ctl_commands();
+    printf("'\n");
 }
 
 int main(int argc, char **argv)
