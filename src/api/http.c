@@ -3,6 +3,7 @@
 
 #include "api/metrics.h"
 #include "base/counters.h"
+#include "base/date.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -74,22 +75,23 @@ static const char *reason_phrase(unsigned status)
 static enum session_step answer(struct http *h, unsigned status, const char *type, char *body,
                                 size_t body_size, bool with_body, char **ret, size_t *ret_size)
 {
-    char head[HEAD_SIZE], date[64] = "";
-    time_t now = time(NULL);
-    struct tm tm;
+    static const char weekdays[] = "SunMonTueWedThuFriSat", months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    const struct date d = date_of(time(NULL));
+    char head[HEAD_SIZE];
     size_t n;
 
     if (!body) {
         h->over = true;
         return SESSION_OVER;
     }
-    if (gmtime_r(&now, &tm))
-        (void)strftime(date, sizeof(date), "%a, %d %b %Y %H:%M:%S GMT", &tm);
     n = (size_t)snprintf(head, sizeof(head),
-                         "HTTP/1.1 %u %s\r\nDate: %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n"
+                         "HTTP/1.1 %u %s\r\nDate: %.3s, %02d %.3s %04d %02d:%02d:%02d GMT\r\nContent-Type: "
+                         "%s\r\nContent-Length: %zu\r\n"
                          "Cache-Control: no-store\r\n%sConnection: %s\r\n\r\n",
-                         status, reason_phrase(status), date, type, body_size,
-                         status == 405 ? "Allow: GET, HEAD\r\n" : "", h->over ? "close" : "keep-alive");
+                         status, reason_phrase(status), weekdays + (ptrdiff_t)3 * d.weekday, d.day,
+                         months + (ptrdiff_t)3 * (d.month - 1), d.year, d.hour, d.minute, d.second, type,
+                         body_size, status == 405 ? "Allow: GET, HEAD\r\n" : "",
+                         h->over ? "close" : "keep-alive");
     *ret_size = n + (with_body ? body_size : 0);
     *ret = malloc(*ret_size);
     if (*ret) {

@@ -466,6 +466,7 @@ int api_server_new(struct api_server **ret, const char *path, const char *metric
 
     if (!s)
         return failure(why, -ENOMEM, NULL, "cannot allocate the API server");
+    command_init();
     s->context = context;
     s->stop_fd = -1;
     s->listeners[LISTENER_API] = (struct listener){.file = SOCKET_FILE_NULL, .n = CLIENTS_MAX};
@@ -492,7 +493,7 @@ int api_server_new(struct api_server **ret, const char *path, const char *metric
 
 int api_server_start(struct api_server *s, struct failure *why)
 {
-    struct thread_start start = {.name = "api", .run = serve, .arg = s};
+    struct thread_start start = {.name = "api", .duties = DUTY_API, .run = serve, .arg = s};
     int r;
 
     for (unsigned i = 0; i < LISTENERS; i++)

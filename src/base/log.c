@@ -2,6 +2,7 @@
 #include "base/log.h"
 
 #include "base/clock.h"
+#include "base/date.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -94,15 +95,12 @@ size_t log_format_text(char line[LOG_LINE_MAX], const char *before, const char *
 
 size_t log_format_json(char line[LOG_LINE_MAX], int64_t time_ns, enum log_level level, const char *message)
 {
-    time_t seconds = (time_t)(time_ns / NS_PER_S);
-    char date[32] = "";
-    struct tm tm;
-    size_t n;
+    struct date d = date_of(time_ns / NS_PER_S);
+    size_t n = (size_t)snprintf(
+        line, LOG_LINE_MAX,
+        "{\"time\":\"%04d-%02d-%02dT%02d:%02d:%02d.%06dZ\",\"level\":\"%s\",\"message\":\"", d.year, d.month,
+        d.day, d.hour, d.minute, d.second, (int)(time_ns % NS_PER_S / 1000), log_level_names[level]);
 
-    if (gmtime_r(&seconds, &tm))
-        (void)strftime(date, sizeof(date), "%Y-%m-%dT%H:%M:%S", &tm);
-    n = (size_t)snprintf(line, LOG_LINE_MAX, "{\"time\":\"%s.%06dZ\",\"level\":\"%s\",\"message\":\"", date,
-                         (int)(time_ns % NS_PER_S / 1000), log_level_names[level]);
     n = put_message(line, n, message, true);
     memcpy(line + n, "\"}\n", 3);
     return n + 3;
@@ -161,6 +159,11 @@ void log_plain(enum log_level level, const char *format, ...)
     va_start(ap, format);
     log_write(level, "", 0, format, ap);
     va_end(ap);
+}
+
+void log_from_signal(enum log_level level, const char *message)
+{
+    write_line(level, text_prefix[level], message);
 }
 
 void log_startup_to_stderr(void)

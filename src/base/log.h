@@ -41,6 +41,9 @@ void log_line(enum log_level level, const char *format, ...) __attribute__((form
 /* As log_line(), but text without the level's name before it: lines that clients know word for word. */
 void log_plain(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* For a handler of a signal: no lock, no allocation. */
+void log_from_signal(enum log_level level, const char *message);
+
 /* main, before the program is ready. A line of the start: in text on stdout, through stdio, where it has
  * always been; in JSON a line like any other. */
 void log_startup(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));

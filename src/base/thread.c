@@ -27,6 +27,12 @@ static _Atomic unsigned n_rows;
 static struct thread_counts nobody; /* of threads without a row: what they count is not shown */
 
 _Thread_local struct thread_counts *thread_counts = &nobody;
+static _Thread_local const char *own_name = "?";
+
+const char *thread_name(void)
+{
+    return own_name;
+}
 
 void thread_register(const char *name)
 {
@@ -41,6 +47,7 @@ void thread_register(const char *name)
     if (pthread_getcpuclockid(pthread_self(), &row->clock) != 0)
         return;
     snprintf(row->name, sizeof(row->name), "%s", name);
+    own_name = row->name;
     thread_counts = &row->counts;
     atomic_store_explicit(&row->made, true, memory_order_release); /* pairs with threads_info() */
 }
@@ -69,6 +76,13 @@ unsigned threads_info(struct thread_info ret[THREADS_MAX])
 
 /* ---- starting ---- */
 
+static int (*confine_hook)(const struct thread_start *start);
+
+void thread_set_confine(int (*confine)(const struct thread_start *start))
+{
+    confine_hook = confine;
+}
+
 struct spawn { /* lives on the spawner's stack until the semaphore is posted */
     const struct thread_start *start;
     sem_t ready;
@@ -84,6 +98,8 @@ static void *thread_main(void *arg)
     prctl(PR_SET_NAME, start.name);
     thread_register(start.name);
     r = start.prepare ? start.prepare(start.arg) : 0;
+    if (r == 0 && confine_hook)
+        r = confine_hook(&start);
     spawn->result = r;
     sem_post(&spawn->ready); /* @spawn is gone from here on */
     if (r == 0)
@@ -104,6 +120,7 @@ int thread_spawn(pthread_t *ret, const struct thread_start *start)
     pthread_attr_setstacksize(&attr, THREAD_STACK_SIZE);
     sem_init(&spawn.ready, 0, 0);
     sigfillset(&all);
+    sigdelset(&all, SIGSYS);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     r = pthread_create(ret, &attr, thread_main, &spawn);
     pthread_sigmask(SIG_SETMASK, &old, NULL);

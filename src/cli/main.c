@@ -3,20 +3,20 @@
  * main.c - the order of things
  *
  * Everything that can fail for lack of privilege comes before the first thread, the sandbox after the last
- * file has been opened, the threads before seccomp (they make what the filter will forbid), and the ready
- * byte last.
+ * file has been opened; then each thread gives up what it does not need, main last, and the ready byte comes
+ * after that.
  */
 #include "api/server.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "cli/check.h"
+#include "cli/confine.h"
 #include "cli/ctl.h"
 #include "cli/namespace.h"
 #include "cli/options.h"
 #include "cli/run.h"
 #include "cli/sandbox.h"
-#include "cli/seccomp.h"
 #include "cli/target.h"
 #include "fwd/agent.h"
 #include "fwd/divert.h"
@@ -511,6 +511,21 @@ static int threads_start(struct program *p, struct failure *why)
     return r;
 }
 
+/* The threads, and what they and main give up. */
+static int threads_confined_start(struct program *p, struct failure *why)
+{
+    const struct confine_config config = {
+        .seccomp = p->options.seccomp,
+        .watch = p->target.pid_fd >= 0,
+        .children = {p->agent ? agent_pid(p->agent) : 0, p->options.run ? p->run.pid : 0},
+    };
+    int r = confine_begin(&config, why);
+
+    if (r == 0)
+        r = threads_start(p, why);
+    return r == 0 ? confine_main(why) : r;
+}
+
 /* Before anything is opened: a number that is closed now would soon name a descriptor of our own. */
 static void check_descriptors(struct program *p)
 {
@@ -609,7 +624,7 @@ static int start(struct program *p, struct failure *why)
     }
     report_choices(p);
     if ((r = api_open(p, why)) < 0 || (r = o->sandbox ? sandbox_enter(why) : privileges_drop(why)) < 0 ||
-        (r = threads_start(p, why)) < 0 || (o->seccomp && (r = seccomp_enter(why)) < 0))
+        (r = threads_confined_start(p, why)) < 0)
         return r;
     fflush(stdout);
     report_ready(o->ready_fd);

@@ -2,104 +2,278 @@
 /*
  * seccomp.c
  *
- * Starting programs, looking into other processes, changing namespaces, mounts and modules, and new io_uring
- * rings: a ring's operations are invisible to seccomp, so after this point there are only the restricted ones
- * of tap_uring.c. Names that the running libseccomp does not know are left out.
+ * The table: what each duty calls, what the C library, the allocator, glib and libslirp call for it. A path
+ * cannot be looked at by a filter, so the file system is Landlock's affair (confine.c); here it matters that
+ * only `slirp` may open a file at all, for reading, because it follows /etc/resolv.conf, and main, if it
+ * looks into /proc. What goes through an io_uring is invisible to a filter: the rings are restricted to their
+ * few operations on registered descriptors (tap_uring.c), and there will be no others.
+ *
+ * Nobody starts a program, looks into a process, changes a namespace, mounts, or maps anything executable.
+ * Threads are made while the first filter is in force and no longer: that needs clone(2) as the C library
+ * calls it. It tries clone3(2) first, whose flags a filter cannot see, and takes ENOSYS for an answer.
  */
 #include "cli/seccomp.h"
 
 #include "base/bits.h"
 #include "base/log.h"
+#include "base/syscall_filter.h"
 
 #include <errno.h>
-#include <seccomp.h>
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
-static const char *const blocked[] = {
-    "execve",
-    "execveat",
-    "lookup_dcookie",
-    "pidfd_getfd",
-    "pidfd_open",
-    "pidfd_send_signal",
-    "ptrace",
-    "process_vm_readv",
-    "process_vm_writev",
-    "delete_module",
-    "finit_module",
-    "init_module",
-    "chroot",
-    "fsconfig",
-    "fsmount",
-    "fsopen",
-    "fspick",
-    "mount",
-    "move_mount",
-    "open_tree",
-    "pivot_root",
-    "umount",
-    "umount2",
-    "open_by_handle_at",
-    "prctl",
-    "setns",
-    "unshare",
-    "kexec_file_load",
-    "kexec_load",
-    "reboot",
-    "name_to_handle_at",
-    "io_uring_setup",
-    "io_uring_register",
-    "bpf",
-    "userfaultfd",
-    "perf_event_open",
-    "mount_setattr",
-    "keyctl",
-    "add_key",
-    "request_key",
+enum {                   /* beyond enum thread_duty */
+       START = DUTY_END, /* the whole process, until its threads have filters of their own */
+       WATCH = DUTY_END << 1,
 };
 
-int seccomp_enter(struct failure *why)
-{
-    scmp_filter_ctx filter;
-    uint32_t action = SCMP_ACT_KILL_PROCESS;
-    char names[LOG_MESSAGE_MAX / 2 + 256] = "";
-    size_t n_names = 0;
-    int r;
+#define TAP (DUTY_TAP_RX | DUTY_TAP_TX)
+#define NET (DUTY_SLIRP | DUTY_FWD | DUTY_API)
+#define ALL UINT32_MAX
 
-    filter = seccomp_init(SCMP_ACT_ALLOW);
-    if (!filter)
-        return failure(why, -ENOMEM, NULL, "seccomp: cannot make a filter");
-    if (seccomp_api_get() < 3) /* before Linux 4.14 only the offending thread can be killed */
-        action = SCMP_ACT_KILL;
-#ifdef __x86_64__
-    /* What a filter says of one ABI means nothing for another that the kernel would also run. EEXIST: there
-     * already. */
-    if (((r = seccomp_arch_add(filter, SCMP_ARCH_X86)) < 0 && r != -EEXIST) ||
-        ((r = seccomp_arch_add(filter, SCMP_ARCH_X32)) < 0 && r != -EEXIST)) {
-        seccomp_release(filter);
-        return failure(why, r, NULL, "seccomp: cannot cover the 32-bit system calls");
-    }
+#ifdef __s390__
+#define CLONE_FLAGS 1
+#else
+#define CLONE_FLAGS 0
 #endif
-    for (unsigned i = 0; i < ARRAY_SIZE(blocked); i++) {
-        int number = seccomp_syscall_resolve_name(blocked[i]);
+#define NEW_THREAD (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD)
+#define NEW_SPACE                                                                                 \
+    (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | \
+     CLONE_NEWNET)
 
-        if (number == __NR_SCMP_ERROR)
-            continue;
-        r = seccomp_rule_add(filter, action, number, 0);
-        if (r < 0) {
-            seccomp_release(filter);
-            return failure(why, r, NULL, "seccomp: cannot block %s", blocked[i]);
-        }
-        n_names += (size_t)snprintf(names + n_names, sizeof(names) - n_names, " %s", blocked[i]);
-        if (n_names >= sizeof(names)) /* the line would be cut: the list has grown beyond it */
-            n_names = sizeof(names) - 1;
+#define SOCKET_TYPE(family, type) ARG_IS(0, family), ARG_BITS(1, ~(SOCK_CLOEXEC | SOCK_NONBLOCK), type)
+#define SOCKET_KIND(family, type, protocol) SOCKET_TYPE(family, type), ARG_IS(2, protocol)
+#define O_OTHERS ~(O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW | O_DIRECTORY | O_LARGEFILE | 0100000)
+#define NO_PROCESS (-1) /* replaced by seccomp_begin() */
+
+enum { SELF_ABORT, SELF_SYS, SELF_ANY, CHILD0, CHILD1, FIRST_FIXED };
+
+static struct syscall_rule rules[] = {
+    /* The first five are completed at run time. abort(3), the end of a violation, main's death by the signal
+     * that ended it. */
+    [SELF_ABORT] = ALLOW("tgkill", ALL, ARG_IS(0, NO_PROCESS), ARG_IS(2, SIGABRT)),
+    [SELF_SYS] = ALLOW("tgkill", ALL, ARG_IS(0, NO_PROCESS), ARG_IS(2, SIGSYS)),
+    [SELF_ANY] = ALLOW("tgkill", DUTY_MAIN, ARG_IS(0, NO_PROCESS)),
+    [CHILD0] = ALLOW("kill", DUTY_MAIN, ARG_IS(0, NO_PROCESS)),
+    [CHILD1] = ALLOW("kill", DUTY_MAIN, ARG_IS(0, NO_PROCESS)),
+    [FIRST_FIXED] = ALLOW("read", ALL),
+
+    /* Everybody: descriptors that are there, memory, time, locks, the log. */
+    ALLOW("write", ALL),
+    ALLOW("writev", ALL),
+    ALLOW("close", ALL),
+    ALLOW("lseek", ALL),
+    ALLOW("_llseek", ALL),
+    ALLOW("fstat", ALL),
+    ALLOW("fstat64", ALL),
+    ALLOW("poll", ALL),
+    ALLOW("ppoll", ALL),
+    ALLOW("ppoll_time64", ALL),
+    ALLOW("brk", ALL),
+    ALLOW("mmap", ALL, ARG_BITS(2, PROT_EXEC, 0)),
+    ALLOW("mmap2", ALL, ARG_BITS(2, PROT_EXEC, 0)),
+    ALLOW("mprotect", ALL, ARG_BITS(2, PROT_EXEC, 0)),
+    ALLOW("munmap", ALL),
+    ALLOW("mremap", ALL),
+    ALLOW("madvise", ALL),
+    ALLOW("futex", ALL),
+    ALLOW("futex_time64", ALL),
+    ALLOW("clock_gettime", ALL),
+    ALLOW("clock_gettime64", ALL),
+    ALLOW("clock_nanosleep", ALL),
+    ALLOW("clock_nanosleep_time64", ALL),
+    ALLOW("nanosleep", ALL),
+    ALLOW("gettimeofday", ALL),
+    ALLOW("time", ALL),
+    ALLOW("getrandom", ALL),
+    ALLOW("sched_yield", ALL),
+    ALLOW("sched_getaffinity", ALL),
+    ALLOW("getcpu", ALL),
+    ALLOW("getpid", ALL),
+    ALLOW("gettid", ALL),
+    ALLOW("rt_sigprocmask", ALL),
+    ALLOW("rt_sigreturn", ALL),
+    ALLOW("sigreturn", ALL),
+    ALLOW("restart_syscall", ALL),
+    ALLOW("exit", ALL),
+    ALLOW("exit_group", ALL),
+    /* fstat(3) of newer C libraries; the path is "" then, but that is in memory. */
+    ALLOW("newfstatat", ALL),
+    ALLOW("fstatat64", ALL),
+    ALLOW("statx", ALL),
+
+    /* The TAP. */
+    ALLOW("io_uring_enter", DUTY_RING),
+    ALLOW("readv", TAP),
+
+    /* Waiting for many. */
+    ALLOW("epoll_wait", NET),
+    ALLOW("epoll_pwait", NET),
+    ALLOW("epoll_pwait2", NET),
+    ALLOW("epoll_ctl", NET),
+    ALLOW("epoll_ctl", DUTY_MAIN),
+
+    /* Sockets: IP and nothing else. */
+    ALLOW("socket", NET, SOCKET_TYPE(AF_INET, SOCK_STREAM)),
+    ALLOW("socket", NET, SOCKET_TYPE(AF_INET6, SOCK_STREAM)),
+    ALLOW("socket", NET, SOCKET_TYPE(AF_INET, SOCK_DGRAM)),
+    ALLOW("socket", NET, SOCKET_TYPE(AF_INET6, SOCK_DGRAM)),
+    ALLOW("socket", DUTY_SLIRP, SOCKET_KIND(AF_INET, SOCK_RAW, IPPROTO_ICMP)),
+    ALLOW("socket", DUTY_SLIRP, SOCKET_KIND(AF_INET6, SOCK_RAW, IPPROTO_ICMPV6)),
+    ALLOW("socket", DUTY_SLIRP | DUTY_API, SOCKET_KIND(AF_UNIX, SOCK_DGRAM, 0)), /* if_nametoindex(3) */
+    ALLOW("bind", NET),
+    ALLOW("listen", NET),
+    ALLOW("accept", NET),
+    ALLOW("accept4", NET),
+    ALLOW("connect", NET),
+    ALLOW("shutdown", NET | DUTY_MAIN),
+    ALLOW("getsockname", NET | DUTY_MAIN),
+    ALLOW("getpeername", NET | DUTY_MAIN),
+    ALLOW("getsockopt", NET),
+    ALLOW("setsockopt", NET, ARG_IS(1, SOL_SOCKET)),
+    ALLOW("setsockopt", NET, ARG_IS(1, IPPROTO_IP)),
+    ALLOW("setsockopt", NET, ARG_IS(1, IPPROTO_IPV6)),
+    ALLOW("setsockopt", NET, ARG_IS(1, IPPROTO_TCP)),
+    ALLOW("setsockopt", NET, ARG_IS(1, IPPROTO_UDP)),
+    ALLOW("send", NET | DUTY_MAIN),
+    ALLOW("recv", NET | DUTY_MAIN),
+    ALLOW("sendto", NET | DUTY_MAIN),
+    ALLOW("recvfrom", NET | DUTY_MAIN),
+    ALLOW("sendmsg", NET | DUTY_MAIN),
+    ALLOW("recvmsg", NET | DUTY_MAIN),
+    ALLOW("sendmmsg", NET),
+    ALLOW("recvmmsg", NET),
+    ALLOW("recvmmsg_time64", NET),
+    ALLOW("ioctl", NET, ARG_IS(1, FIONREAD)),
+    ALLOW("ioctl", NET, ARG_IS(1, FIONBIO)),
+    ALLOW("ioctl", NET, ARG_IS(1, SIOCATMARK)),
+    ALLOW("ioctl", NET, ARG_IS(1, SIOCOUTQ)),
+    ALLOW("ioctl", DUTY_SLIRP | DUTY_API, ARG_IS(1, SIOCGIFINDEX)),
+    ALLOW("ioctl", DUTY_SLIRP | DUTY_API, ARG_IS(1, SIOCGIFNAME)),
+    ALLOW("ioctl", DUTY_SLIRP | DUTY_API, ARG_IS(1, SIOCGIFHWADDR)), /* the TAP's */
+    ALLOW("fcntl", NET, ARG_IS(1, F_GETFL)),
+    ALLOW("fcntl64", NET, ARG_IS(1, F_GETFL)),
+    ALLOW("fcntl", NET, ARG_IS(1, F_SETFL)),
+    ALLOW("fcntl64", NET, ARG_IS(1, F_SETFL)),
+    ALLOW("fcntl", NET, ARG_IS(1, F_GETFD)),
+    ALLOW("fcntl64", NET, ARG_IS(1, F_GETFD)),
+    ALLOW("fcntl", NET, ARG_IS(1, F_SETFD)),
+    ALLOW("fcntl64", NET, ARG_IS(1, F_SETFD)),
+
+    /* Splicing. */
+    ALLOW("splice", DUTY_FWD),
+    ALLOW("pipe2", DUTY_FWD),
+    ALLOW("fcntl", DUTY_FWD, ARG_IS(1, F_SETPIPE_SZ)),
+    ALLOW("fcntl64", DUTY_FWD, ARG_IS(1, F_SETPIPE_SZ)),
+    ALLOW("fcntl", DUTY_FWD, ARG_IS(1, F_GETPIPE_SZ)),
+    ALLOW("fcntl64", DUTY_FWD, ARG_IS(1, F_GETPIPE_SZ)),
+
+    /* /etc/resolv.conf as it changes; /proc, to see whether the guest's namespace is still in use. */
+    ALLOW("open", DUTY_SLIRP | WATCH, ARG_BITS(1, O_OTHERS, O_RDONLY)),
+    ALLOW("openat", DUTY_SLIRP | WATCH, ARG_BITS(2, O_OTHERS, O_RDONLY)),
+    ALLOW("stat", DUTY_SLIRP | WATCH),
+    ALLOW("stat64", DUTY_SLIRP | WATCH),
+    ALLOW("getdents64", WATCH),
+    ALLOW("fcntl", WATCH, ARG_IS(1, F_GETFL)),
+    ALLOW("fcntl64", WATCH, ARG_IS(1, F_GETFL)),
+    ALLOW("fcntl", WATCH, ARG_IS(1, F_SETFD)),
+    ALLOW("fcntl64", WATCH, ARG_IS(1, F_SETFD)),
+
+    /* The capture's file. */
+    ALLOW("ftruncate", DUTY_PCAP | DUTY_MAIN),
+    ALLOW("ftruncate64", DUTY_PCAP | DUTY_MAIN),
+
+    /* The end: children, the API's file, dying by a signal as if it had not been caught; job control. */
+    ALLOW("wait4", DUTY_MAIN),
+    ALLOW("waitid", DUTY_MAIN),
+    ALLOW("unlinkat", DUTY_MAIN),
+    ALLOW("rt_sigaction", DUTY_MAIN),
+    ALLOW("getpgid", DUTY_MAIN),
+    ALLOW("getpgrp", DUTY_MAIN),
+    ALLOW("geteuid", DUTY_MAIN),
+    ALLOW("ioctl", DUTY_MAIN, ARG_IS(1, TIOCGPGRP)),
+    ALLOW("ioctl", DUTY_MAIN, ARG_IS(1, TUNSETOFFLOAD)),
+
+    /* Starting threads. */
+    ALLOW("clone", START, ARG_BITS(CLONE_FLAGS, NEW_THREAD | NEW_SPACE, NEW_THREAD)),
+    ANSWER("clone3", START, ENOSYS),
+    ALLOW("set_robust_list", START),
+    ALLOW("rseq", START),
+    ALLOW("prctl", START, ARG_IS(0, PR_SET_NAME)),
+    ALLOW("io_uring_register", START), /* of a ring that is there: to enable it, within its restrictions */
+    ALLOW("capget", START),
+    ALLOW("capset", START),
+    ALLOW("landlock_restrict_self", START),
+    ALLOW("seccomp", START),
+    ALLOW("epoll_create1", START),
+    ALLOW("eventfd2", START),
+    ALLOW("sched_setscheduler", START),
+};
+
+/* In the handler of SIGSYS. */
+static void on_violation(int number, const char *name)
+{
+    char digits[12], *digit = digits + sizeof(digits);
+    const char *const parts[] = {"seccomp: the thread ",
+                                 thread_name(),
+                                 " made the system call ",
+                                 name,
+                                 " (",
+                                 NULL,
+                                 "), which it never needs: the program ends here"};
+    char message[256];
+    size_t n = 0;
+
+    *--digit = '\0';
+    do {
+        *--digit = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0 && digit > digits);
+    for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
+        for (const char *c = parts[i] ? parts[i] : digit; *c && n < sizeof(message) - 1; c++)
+            message[n++] = *c;
     }
-    log_startup(LOG_LEVEL_INFO, "seccomp: The following syscalls are blocked:%s.", names);
-    r = seccomp_attr_set(filter, SCMP_FLTATR_CTL_TSYNC, 1);
-    if (r == 0)
-        r = seccomp_load(filter);
-    seccomp_release(filter);
-    return r < 0 ? failure(why, r, "run without --enable-seccomp if the kernel has no CONFIG_SECCOMP_FILTER",
-                           "seccomp: cannot load the filter")
-                 : 0;
+    message[n] = '\0';
+    log_from_signal(LOG_LEVEL_ERROR, message);
+}
+
+static uint32_t watch_duty;
+
+int seccomp_begin(const struct seccomp_config *config, struct failure *why)
+{
+    const struct scmp_arg_cmp self = ARG_IS(0, getpid());
+    int r = syscall_filter_watch(on_violation);
+
+    if (r < 0)
+        return failure(why, r, NULL, "seccomp: cannot watch for SIGSYS");
+    for (unsigned i = SELF_ABORT; i <= SELF_ANY; i++)
+        rules[i].args[0] = self;
+    for (unsigned i = 0; i < ARRAY_SIZE(config->children); i++) {
+        rules[CHILD0 + i].args[0] = (struct scmp_arg_cmp)ARG_IS(0, config->children[i]);
+        if (config->children[i] <= 0)
+            rules[CHILD0 + i].duties = 0;
+    }
+    watch_duty = config->watch ? WATCH : 0;
+    log_startup(LOG_LEVEL_INFO,
+                "seccomp: The following syscalls are blocked: all but those that each thread needs.");
+    return syscall_filter_load(rules, ARRAY_SIZE(rules), (DUTY_END - 1) | START | watch_duty,
+                               FILTER_ALL_THREADS, "the program", why);
+}
+
+int seccomp_thread(uint32_t duties, const char *name, struct failure *why)
+{
+    if (duties & DUTY_MAIN)
+        duties |= watch_duty;
+    return syscall_filter_load(rules, ARRAY_SIZE(rules), duties, FILTER_THIS_THREAD, name, why);
 }

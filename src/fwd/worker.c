@@ -529,7 +529,8 @@ unsigned workers_lodge(struct workers *w, const struct lodger *lodger)
 int workers_start(struct workers *w, struct failure *why)
 {
     for (unsigned i = w->shared ? 1 : 0; i < w->n; i++) {
-        struct thread_start start = {.name = w->worker[i]->name, .run = run, .arg = w->worker[i]};
+        struct thread_start start = {
+            .name = w->worker[i]->name, .duties = DUTY_FWD, .run = run, .arg = w->worker[i]};
         int r = thread_spawn(&w->worker[i]->thread, &start);
 
         if (r < 0) {

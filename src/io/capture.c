@@ -504,7 +504,7 @@ int capture_new(struct capture **ret, const char *path, const char *interface, s
 
 int capture_start(struct capture *c, struct failure *why)
 {
-    struct thread_start start = {.name = "pcap", .run = writer_run, .arg = c};
+    struct thread_start start = {.name = "pcap", .duties = DUTY_PCAP, .run = writer_run, .arg = c};
     int r = thread_spawn(&c->thread, &start);
 
     if (r < 0)

@@ -48,7 +48,11 @@ static void rx_run(void *arg)
 
 int tap_rx_start(struct tap_rx *rx)
 {
-    struct thread_start start = {.name = "tap-rx", .prepare = rx_prepare, .run = rx_run, .arg = rx};
+    struct thread_start start = {.name = "tap-rx",
+                                 .duties = DUTY_TAP_RX | rx->io->duties,
+                                 .prepare = rx_prepare,
+                                 .run = rx_run,
+                                 .arg = rx};
     int r = thread_spawn(&rx->thread, &start);
 
     rx->started = r == 0;

@@ -65,7 +65,11 @@ static void tx_run(void *arg)
 
 int tap_tx_start(struct tap_tx *tx)
 {
-    struct thread_start start = {.name = "tap-tx", .prepare = tx_prepare, .run = tx_run, .arg = tx};
+    struct thread_start start = {.name = "tap-tx",
+                                 .duties = DUTY_TAP_TX | tx->io->duties,
+                                 .prepare = tx_prepare,
+                                 .run = tx_run,
+                                 .arg = tx};
     int r = thread_spawn(&tx->thread, &start);
 
     tx->started = r == 0;

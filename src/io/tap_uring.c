@@ -23,6 +23,7 @@
 
 #include "base/cleanup.h"
 #include "base/counters.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <liburing.h>
@@ -527,12 +528,12 @@ static int uring_write(struct tap_writer *w, const frame_id *ids, uint32_t n)
     return error;
 }
 
-#define URING_TABLE(name_, reader_new_)                                                                   \
-    {                                                                                                     \
-        .name = name_, .reader_new = reader_new_, .reader_start = uring_reader_start, .read = uring_read, \
-        .wait = uring_wait, .poll_fd = uring_poll_fd, .reader_free = uring_reader_free,                   \
-        .writer_new = uring_writer_new, .writer_start = uring_writer_start, .write = uring_write,         \
-        .writer_free = uring_writer_free,                                                                 \
+#define URING_TABLE(name_, reader_new_)                                                                     \
+    {                                                                                                       \
+        .name = name_, .duties = DUTY_RING, .reader_new = reader_new_, .reader_start = uring_reader_start,  \
+        .read = uring_read, .wait = uring_wait, .poll_fd = uring_poll_fd, .reader_free = uring_reader_free, \
+        .writer_new = uring_writer_new, .writer_start = uring_writer_start, .write = uring_write,           \
+        .writer_free = uring_writer_free,                                                                   \
     }
 
 const struct tap_io tap_io_uring = URING_TABLE("io_uring", uring_reader_new);

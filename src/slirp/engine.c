@@ -442,11 +442,17 @@ struct engine *engine_free(struct engine *e) TSA(no_thread_safety_analysis) /* a
 int engine_start(struct engine *e, struct failure *why)
     TSA(no_thread_safety_analysis) /* the threads start here */
 {
-    struct thread_start start = {.name = "slirp",
-                                 .prepare = engine_prepare,
-                                 .run = e->shared ? engine_run_shared : engine_run_split,
-                                 .arg = e};
+    struct thread_start start = {
+        .name = "slirp",
+        .duties = DUTY_SLIRP,
+        .prepare = engine_prepare,
+        .run = e->shared ? engine_run_shared : engine_run_split,
+        .arg = e,
+    };
     int r;
+
+    if (e->shared)
+        start.duties |= DUTY_TAP_RX | DUTY_TAP_TX | DUTY_FWD | e->io->duties;
 
     e->world.ended = false;
     r = thread_spawn(&e->thread, &start);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+#include "base/date.h"
 #include "base/log.h"
 
 #include "test.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { ROUNDS = 20000 };
@@ -119,6 +121,29 @@ static void test_time_and_level(void **state)
     free(got);
 }
 
+/* The C library knows the same calendar. */
+static void test_dates(void **state)
+{
+    unsigned seed = 1;
+
+    (void)state;
+    for (int round = 0; round < 20000; round++) {
+        /* Every day of leap years and centuries near by, then anywhere in ten thousand years. */
+        time_t seconds = round < 3000 ? (time_t)(10950 + round) * 86400 - 1 + round % 3
+                                      : (time_t)((int64_t)rand_r(&seed) * 127 + rand_r(&seed));
+        struct date d = date_of(seconds);
+        struct tm tm;
+
+        assert_non_null(gmtime_r(&seconds, &tm));
+        assert_int_equal(d.year, tm.tm_year + 1900);
+        assert_int_equal(d.month, tm.tm_mon + 1);
+        assert_int_equal(d.day, tm.tm_mday);
+        assert_int_equal(d.weekday, tm.tm_wday);
+        assert_int_equal(d.hour * 3600 + d.minute * 60 + d.second,
+                         tm.tm_hour * 3600 + tm.tm_min * 60 + tm.tm_sec);
+    }
+}
+
 /* What the functions write to stderr, in @ret. */
 static void capture(char *ret, size_t ret_size, void (*what)(void))
 {
@@ -192,6 +217,7 @@ int main(void)
         cmocka_unit_test(test_json_is_json_whatever_the_message_is),
         cmocka_unit_test(test_what_is_utf8_comes_through_unchanged),
         cmocka_unit_test(test_time_and_level),
+        cmocka_unit_test(test_dates),
         cmocka_unit_test(test_levels),
         cmocka_unit_test(test_a_flood_is_one_line),
     };

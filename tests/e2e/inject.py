@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Makes a thread of another process call what it would never call by itself, by ptrace(2). x86-64.
+
+The tracer's stop at the entry of a system call comes before seccomp looks at it (Linux 4.8), so the number that is put
+there is what the filter sees.
+"""
+
+import contextlib
+import ctypes
+import os
+import platform
+import signal
+import time
+
+POSSIBLE = platform.machine() == "x86_64"
+
+SYSCALLS = {"mprotect": 10, "sched_yield": 24, "socket": 41, "clone": 56, "execve": 59, "kill": 62, "ptrace": 101,
+            "mount": 165, "openat": 257, "setns": 308, "io_uring_setup": 425, "clone3": 435, "fcntl": 72, "ioctl": 16,
+            "prctl": 157}
+
+ATTACH, DETACH, POKEUSER, SYSCALL, SETOPTIONS = 16, 17, 6, 24, 0x4200
+ORIG_RAX = 15 * 8
+REGISTERS = [14 * 8, 13 * 8, 12 * 8, 7 * 8]  # rdi, rsi, rdx, r10
+TRACESYSGOOD = 1
+DEADLINE_S = 10
+
+libc = ctypes.CDLL(None, use_errno=True)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+libc.ptrace.restype = ctypes.c_long
+
+
+def ptrace(request: int, tid: int, addr: int = 0, data: int = 0) -> None:
+    if libc.ptrace(request, tid, addr, data & (2**64 - 1)) < 0:
+        raise OSError(ctypes.get_errno(), f"ptrace({request:#x})")
+
+
+def wait_stop(tid: int) -> int:
+    """The signal of the next stop."""
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end:
+        pid, status = os.waitpid(tid, os.WNOHANG | 0x40000000)  # __WALL
+        if pid == tid:
+            assert os.WIFSTOPPED(status), f"thread {tid} ended with {status:#x}"
+            return os.WSTOPSIG(status)
+        time.sleep(0.001)
+    raise AssertionError(f"thread {tid} does not stop")
+
+
+def call(tid: int, name: str, *args: int) -> None:
+    """At its next system call, thread @tid calls @name instead; what comes of it is not looked at."""
+    ptrace(ATTACH, tid)
+    try:
+        while wait_stop(tid) != signal.SIGSTOP:
+            ptrace(SYSCALL, tid)
+        ptrace(SETOPTIONS, tid, 0, TRACESYSGOOD)
+        # Interrupted in one: it may begin that again, or another one.
+        ptrace(SYSCALL, tid)
+        while (number := wait_stop(tid)) != signal.SIGTRAP | 0x80:
+            ptrace(SYSCALL, tid, 0, number)
+        ptrace(POKEUSER, tid, ORIG_RAX, SYSCALLS[name])
+        for register, value in zip(REGISTERS, args):
+            ptrace(POKEUSER, tid, register, value)
+    finally:
+        with contextlib.suppress(OSError):
+            ptrace(DETACH, tid)
