@@ -348,6 +348,13 @@ def test_the_small_measurements_say_their_figures(tmp_path: pathlib.Path) -> Non
     figures = {(figure["part"], figure["name"]): figure for figure in json.loads(out.read_text())}
     per_call = figures["splice", "splice, pipe 512 KiB, 1 stream: bytes per call"]
     assert per_call["unit"] == "B" and 0 < per_call["samples"][0] <= 512 << 10
+    for size in (64, 1500, 65520):
+        for way in ("read, epoll", "write, epoll, 64 at a time"):
+            assert figures["tap", f"{way}, {size} B: speed"]["samples"][0] > 0
+            assert figures["tap", f"{way}, {size} B: calls"]["samples"][0] >= 1
+        by_ring = figures.get(("tap", f"write, io_uring, 64 at a time, {size} B: calls"))
+        assert by_ring is None or by_ring["samples"][0] == pytest.approx(1 / 64, rel=0.05)
+    assert figures["parts", "hand-off of one id, looking"]["samples"][0] > 0
     for part, name in figures:
         assert part in done.stdout and name in done.stdout
 
