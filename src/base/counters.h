@@ -17,7 +17,6 @@
     X(rx_bytes, "bytes", "bytes read from the TAP")                                                         \
     X(rx_batches, "batches", "times the reader handed frames on")                                           \
     X(rx_syscalls, "calls", "system calls made to read the TAP")                                            \
-    X(rx_drop_ring_full, "frames", "frames from the guest dropped because the ring to libslirp was full")   \
     X(rx_drop_malformed, "frames",                                                                          \
       "frames from the guest dropped because their headers contradict themselves")                          \
     X(rx_drop_loopback, "frames",                                                                           \
@@ -47,7 +46,6 @@
     X(slirp_polls, "passes", "passes over libslirp's sockets to serve them")                                \
     X(slirp_epoll_ctl, "calls", "changes of the descriptor set")                                            \
     X(slirp_sockets, "sockets", "descriptors libslirp has open (present value)")                            \
-    X(slirp_fd_pressure, "times", "times new connections had to wait because descriptors were running out") \
     X(slirp_guest_errors, "times", "times libslirp complained of the guest")                                \
     X(slirp_unreachable, "connections", "outbound connections that failed later and were reported by ICMP") \
     X(world_stops, "times", "times the API stopped the slirp thread")                                       \

@@ -36,6 +36,7 @@ enum { PACKET_TCP_FIN = 1, PACKET_TCP_SYN = 2, PACKET_TCP_RST = 4, PACKET_TCP_AC
 
 enum packet_kind packet_parse(struct packet *ret, const uint8_t *frame, uint32_t size);
 
-/* Internet checksum (RFC 1071) of @size bytes, continued from @sum (0 to begin), not yet folded. */
+/* Internet checksum (RFC 1071) of @size bytes, continued from @sum (0 to begin), not yet folded. The
+ * folded one is in network byte order already: it is copied to its place. */
 uint32_t checksum_add(uint32_t sum, const void *data, uint32_t size);
 uint16_t checksum_fold(uint32_t sum);

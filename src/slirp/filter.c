@@ -14,12 +14,21 @@ static bool is_link_local6(const uint8_t addr[16])
     return addr[0] == 0xfe && (addr[1] & 0xc0) == 0x80;
 }
 
+/* RFC 9293 3.9.2.3 (MUST-57): a SYN for many is discarded. libslirp answers it in their name, and leads those
+ * for the broadcast address to the host's loopback. */
+static bool is_for_many(enum packet_kind kind, const struct packet *p)
+{
+    return kind == PACKET_IPV4 ? p->dst[0] >= 224 : p->dst[0] == 0xff;
+}
+
 static enum filter_verdict filter_ipv4(const struct filter *f, const struct packet *p)
 {
     if (f->disable_host_loopback && ipv4_is_self(p->dst))
         return FILTER_DROP_LOOPBACK;
     if (f->disable_dns && memcmp(p->dst, &f->dns, 4) == 0 && p->ip_protocol != IPPROTO_ICMP)
         return FILTER_DROP_DNS;
+    if (p->ip_protocol == IPPROTO_TCP && is_for_many(PACKET_IPV4, p))
+        return FILTER_DROP_OTHER;
     return FILTER_PASS;
 }
 
@@ -31,6 +40,8 @@ static enum filter_verdict filter_ipv6(const struct filter *f, const struct pack
         return FILTER_DROP_LOOPBACK;
     if (f->disable_dns && memcmp(p->dst, dns6, sizeof(dns6)) == 0 && p->ip_protocol != IPPROTO_ICMPV6)
         return FILTER_DROP_DNS;
+    if (p->ip_protocol == IPPROTO_TCP && is_for_many(PACKET_IPV6, p))
+        return FILTER_DROP_OTHER;
     /* Before 4.8 libslirp answers an echo request for the outside with a complaint to its log, once per
      * packet. */
     if (p->ip_protocol == IPPROTO_ICMPV6 && p->l4 && p->l4_size > 0 && p->l4[0] == ICMP6_ECHO_REQUEST &&

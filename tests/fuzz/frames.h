@@ -58,13 +58,16 @@ static inline void transport_mend(uint8_t *ip, bool v6, uint8_t protocol, uint8_
     put_u16(l4 + at, 0);
     sum = protocol == IPPROTO_ICMP ? checksum_fold(checksum_add(0, l4, l4_size))
                                    : transport_sum(src, src + addr_size, addr_size, protocol, l4, l4_size);
-    put_u16(l4 + at, sum == 0 && protocol == IPPROTO_UDP ? 0xffff : sum);
+    if (sum == 0 && protocol == IPPROTO_UDP)
+        sum = 0xffff;
+    memcpy(l4 + at, &sum, sizeof(sum));
 }
 
 /* Ethernet with IPv4 or IPv6; IPv6 without extension headers gets the transport's checksum as well. */
 static inline void frame_mend(uint8_t *frame, size_t size)
 {
     uint32_t type, ip_size, header;
+    uint16_t sum;
     uint8_t *ip = frame + ETH_SIZE;
 
     if (size < ETH_SIZE + IP4_SIZE || size > ETH_SIZE + 65535)
@@ -78,7 +81,8 @@ static inline void frame_mend(uint8_t *frame, size_t size)
         ip[0] = (uint8_t)(0x40 | header / 4);
         put_u16(ip + 2, (uint16_t)ip_size);
         put_u16(ip + 10, 0);
-        put_u16(ip + 10, checksum_fold(checksum_add(0, ip, header)));
+        sum = checksum_fold(checksum_add(0, ip, header));
+        memcpy(ip + 10, &sum, sizeof(sum));
         if ((get_u16(ip + 6) & 0x3fff) == 0)
             transport_mend(ip, false, ip[9], ip + header, ip_size - header);
     } else if (type == 0x86dd && ip_size >= IP6_SIZE) {

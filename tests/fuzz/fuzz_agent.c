@@ -12,6 +12,8 @@
 
 #include "fds.h"
 
+#include "base/log.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -390,6 +392,7 @@ static void worker_step(enum step step, struct agent *a, struct input *in) RUNS_
     default:
         agent_divert_nested(a);
         agent_look(a);
+        agent_divert_end(a);
     }
 }
 
@@ -416,6 +419,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
     (void)argc;
     (void)argv;
+    log_set_level(LOG_LEVEL_ERROR);
     null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
     CHECK(null_fd >= 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
     limit.rlim_cur = limit.rlim_max;

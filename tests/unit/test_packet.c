@@ -217,6 +217,25 @@ static void test_a_disabled_dns_address_is_silent_but_for_echo(void **state)
     assert_int_equal(verdict(&f, make_ipv6(IPPROTO_NONE, "fd00::3", 0)), FILTER_DROP_DNS);
 }
 
+static void test_a_connection_to_many_is_no_connection(void **state)
+{
+    static const char *const v4[] = {"255.255.255.255", "224.0.0.1", "239.1.2.3", "240.0.0.1"};
+    struct filter f = {.ipv6 = true};
+    uint32_t size;
+
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_SIZE(v4); i++) {
+        assert_int_equal(verdict(&f, make_ipv4(IPPROTO_TCP, v4[i], 20)), FILTER_DROP_OTHER);
+        assert_int_equal(verdict(&f, make_ipv4(IPPROTO_UDP, v4[i], 8)), FILTER_PASS); /* DHCP, for one */
+    }
+    size = make_ipv6(IPPROTO_TCP, "ff02::1", 20);
+    frame[size - 20 + 12] = 0x50;
+    assert_int_equal(verdict(&f, size), FILTER_DROP_OTHER);
+    frame[ETH + 24] = 0xfe;
+    frame[ETH + 25] = 0x80;
+    assert_int_equal(verdict(&f, size), FILTER_PASS);
+}
+
 static void test_unknown_ethertypes_and_unwanted_ipv6_are_dropped(void **state)
 {
     struct filter f = {.ipv6 = false};
@@ -288,6 +307,7 @@ int main(void)
         cmocka_unit_test(test_random_frames_stay_inside_their_buffer),
         cmocka_unit_test(test_no_name_of_this_host_passes_when_loopback_is_disabled),
         cmocka_unit_test(test_a_disabled_dns_address_is_silent_but_for_echo),
+        cmocka_unit_test(test_a_connection_to_many_is_no_connection),
         cmocka_unit_test(test_unknown_ethertypes_and_unwanted_ipv6_are_dropped),
         cmocka_unit_test(test_checksum_of_a_finished_header_is_zero),
         cmocka_unit_test(test_unreachable_quotes_the_cause_and_goes_back),
