@@ -514,12 +514,19 @@ static int threads_start(struct program *p, struct failure *why)
 /* The threads, and what they and main give up. */
 static int threads_confined_start(struct program *p, struct failure *why)
 {
-    const struct confine_config config = {
+    struct confine_config config = {
+        .sandbox = p->options.sandbox,
         .seccomp = p->options.seccomp,
         .watch = p->target.pid_fd >= 0,
         .children = {p->agent ? agent_pid(p->agent) : 0, p->options.run ? p->run.pid : 0},
     };
-    int r = confine_begin(&config, why);
+    int r;
+
+    if (!p->options.sandbox) { /* which puts them out of reach */
+        config.files[0] = p->options.api_socket;
+        config.files[1] = p->options.metrics;
+    }
+    r = confine_begin(&config, why);
 
     if (r == 0)
         r = threads_start(p, why);
@@ -567,11 +574,13 @@ static void report_choices(const struct program *p)
         log_startup(LOG_LEVEL_INFO, "* %-16s TCP %s%s%s%s, UDP direct",
                     "Forwards:", p->agent ? "splice" : "libslirp", p->agent ? "" : " (",
                     p->agent ? "" : p->no_splice_why, p->agent ? "" : ")");
-    log_startup(LOG_LEVEL_INFO, "* %-16s %s", "Confinement:",
-                o->sandbox && o->seccomp ? "sandbox, seccomp"
-                : o->sandbox             ? "sandbox"
-                : o->seccomp             ? "seccomp"
-                                         : "none (--enable-sandbox, --enable-seccomp)");
+    log_startup(LOG_LEVEL_INFO, "* %-16s %s%s%s%s",
+                "Confinement:", confine_has_landlock() ? "Landlock" : "no Landlock",
+                o->sandbox ? ", sandbox" : "", o->seccomp ? ", seccomp" : "",
+                o->sandbox && o->seccomp ? ""
+                : o->sandbox             ? " (more: --enable-seccomp)"
+                : o->seccomp             ? " (more: --enable-sandbox)"
+                                         : " (more: --enable-sandbox, --enable-seccomp)");
 }
 
 static int start(struct program *p, struct failure *why)

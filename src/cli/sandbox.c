@@ -224,10 +224,15 @@ static int new_root(struct failure *why)
 
 int privileges_close(struct failure *why)
 {
-    static const struct rlimit no_core = {.rlim_cur = 0, .rlim_max = 0};
+    /* 0 would stop files only: a program in core_pattern gets its dump whatever the limit is, but for the
+     * value 1, by which the kernel knows such a program's own crash (do_coredump()). */
+    static const struct rlimit no_core = {.rlim_cur = 1, .rlim_max = 1};
+    struct rlimit before;
 
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return failure(why, -errno, NULL, "no_new_privs");
+    if (getrlimit(RLIMIT_CORE, &before) < 0 || before.rlim_max == 0) /* no more than that can be had */
+        return 0;
     if (setrlimit(RLIMIT_CORE, &no_core) < 0)
         log_warning("core dumps, which would hold what the guest has sent, stay possible: %m");
     return 0;
@@ -236,14 +241,7 @@ int privileges_close(struct failure *why)
 int privileges_drop(struct failure *why)
 {
     static const int needed[] = {
-        CAP_NET_BIND_SERVICE, /* forwards from low ports, at any time */
-        CAP_NET_ADMIN,        /* the guest's side of diverted connections */
-        CAP_NET_RAW,          /* echo requests where the group may not make ping sockets */
-        CAP_SYS_RESOURCE,     /* pipes beyond the limit of ordinary users */
-        CAP_DAC_OVERRIDE,     /* the API socket may lie in somebody else's directory */
-        CAP_DAC_READ_SEARCH,  /* resolv.conf likewise */
-        CAP_SYS_PTRACE,       /* is anybody left in the guest's namespace? */
-        CAP_KILL,             /* the command of --run */
+        CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_RESOURCE, CAP_SYS_PTRACE,
     };
     int kept[ARRAY_SIZE(needed)];
     unsigned n = 0;

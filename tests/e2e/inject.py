@@ -7,19 +7,22 @@ there is what the filter sees.
 
 import contextlib
 import ctypes
+import errno
 import os
 import platform
 import signal
 import time
+from collections.abc import Iterator, Sequence
 
 POSSIBLE = platform.machine() == "x86_64"
 
 SYSCALLS = {"mprotect": 10, "sched_yield": 24, "socket": 41, "clone": 56, "execve": 59, "kill": 62, "ptrace": 101,
             "mount": 165, "openat": 257, "setns": 308, "io_uring_setup": 425, "clone3": 435, "fcntl": 72, "ioctl": 16,
-            "prctl": 157}
+            "prctl": 157, "landlock_create_ruleset": 444}
 
-ATTACH, DETACH, POKEUSER, SYSCALL, SETOPTIONS = 16, 17, 6, 24, 0x4200
-ORIG_RAX = 15 * 8
+ATTACH, DETACH, PEEKUSER, POKEUSER, SYSCALL, SETOPTIONS = 16, 17, 3, 6, 24, 0x4200
+ORIG_RAX, RAX, RSP = 15 * 8, 10 * 8, 19 * 8
+BELOW_STACK = 4096  # beyond what a thread in a system call uses of it
 REGISTERS = [14 * 8, 13 * 8, 12 * 8, 7 * 8]  # rdi, rsi, rdx, r10
 TRACESYSGOOD = 1
 DEADLINE_S = 10
@@ -29,9 +32,12 @@ libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_
 libc.ptrace.restype = ctypes.c_long
 
 
-def ptrace(request: int, tid: int, addr: int = 0, data: int = 0) -> None:
-    if libc.ptrace(request, tid, addr, data & (2**64 - 1)) < 0:
+def ptrace(request: int, tid: int, addr: int = 0, data: int = 0) -> int:
+    ctypes.set_errno(0)
+    result = libc.ptrace(request, tid, addr, data & (2**64 - 1))
+    if result == -1 and ctypes.get_errno():
         raise OSError(ctypes.get_errno(), f"ptrace({request:#x})")
+    return result
 
 
 def wait_stop(tid: int) -> int:
@@ -46,8 +52,13 @@ def wait_stop(tid: int) -> int:
     raise AssertionError(f"thread {tid} does not stop")
 
 
-def call(tid: int, name: str, *args: int) -> None:
-    """At its next system call, thread @tid calls @name instead; what comes of it is not looked at."""
+def landlock_version() -> int:
+    return max(0, libc.syscall(SYSCALLS["landlock_create_ruleset"], None, 0, 1))
+
+
+@contextlib.contextmanager
+def at_entry(tid: int) -> Iterator[None]:
+    """Stops thread @tid where it enters a system call."""
     ptrace(ATTACH, tid)
     try:
         while wait_stop(tid) != signal.SIGSTOP:
@@ -57,9 +68,40 @@ def call(tid: int, name: str, *args: int) -> None:
         ptrace(SYSCALL, tid)
         while (number := wait_stop(tid)) != signal.SIGTRAP | 0x80:
             ptrace(SYSCALL, tid, 0, number)
-        ptrace(POKEUSER, tid, ORIG_RAX, SYSCALLS[name])
-        for register, value in zip(REGISTERS, args):
-            ptrace(POKEUSER, tid, register, value)
+        yield
     finally:
         with contextlib.suppress(OSError):
             ptrace(DETACH, tid)
+
+
+def put(tid: int, name: str, args: Sequence[int]) -> None:
+    ptrace(POKEUSER, tid, ORIG_RAX, SYSCALLS[name])
+    for register, value in zip(REGISTERS, args):
+        ptrace(POKEUSER, tid, register, value)
+
+
+def call(tid: int, name: str, *args: int) -> None:
+    """At its next system call, thread @tid calls @name instead; what comes of it is not looked at."""
+    with at_entry(tid):
+        put(tid, name, args)
+
+
+def ask(pid: int, tid: int, name: str, *args: int | str) -> int:
+    """The same; returns what came of it, while the thread believes that a signal came. Strings lie below its stack."""
+    with at_entry(tid):
+        below = ptrace(PEEKUSER, tid, RSP) - BELOW_STACK
+        numbers = []
+        for arg in args:
+            if isinstance(arg, str):
+                with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+                    memory.seek(below)
+                    memory.write(arg.encode() + b"\0")
+                arg = below
+            numbers.append(arg)
+        put(tid, name, numbers)
+        ptrace(SYSCALL, tid)
+        while (number := wait_stop(tid)) != signal.SIGTRAP | 0x80:
+            ptrace(SYSCALL, tid, 0, number)
+        result = ptrace(PEEKUSER, tid, RAX)
+        ptrace(POKEUSER, tid, RAX, -errno.EINTR)
+        return result

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What the program, its threads and its agent have given up."""
 
+import errno
 import os
 import pathlib
+import re
 import signal
 
 import inject
 import pytest
-from harness import GATEWAY4, IN_USERNS, SANITIZER
+from harness import AS, DNS4, GATEWAY4, IN_USERNS, SANITIZER, wait_for
 
 pytestmark = pytest.mark.extension
 
@@ -91,3 +93,97 @@ def test_each_thread_has_a_filter_of_its_own_on_top_of_the_programs(world, mode)
     for tid in slirp.threads():
         status = slirp.status(tid)
         assert (status["Seccomp"], status["Seccomp_filters"]) == ("2", "2"), status["Name"]
+
+
+# ---- capabilities(7) ----
+
+# Root itself may not have all of them here.
+HELD = int(re.search(r"^CapPrm:\s*(\w+)", pathlib.Path("/proc/self/status").read_text(), re.M)[1], 16)
+BIND, ADMIN, RAW, PTRACE, RESOURCE = (HELD & (1 << c) for c in (10, 12, 13, 19, 24))
+
+
+def capabilities(slirp):
+    """{thread: what it has}; each is asserted to have nothing to inherit and no more to be had."""
+    found = {}
+    for tid in slirp.threads():
+        status = slirp.status(tid)
+        assert status["CapAmb"] == "0" * 16 and status["CapEff"] == status["CapPrm"]
+        found[status["Name"]] = int(status["CapPrm"], 16)
+        assert int(status["CapInh"], 16) & ~found[status["Name"]] == 0
+    return found
+
+
+@pytest.mark.parametrize("args", [[], ["--enable-seccomp"]])
+def test_a_thread_has_the_capabilities_of_its_duties(world, args):
+    slirp = world.start("--threads=split", *args, f"--pcap={world.work}/x.pcapng", api=True)
+    want = {"slirp4netns": PTRACE, "slirp": RAW, "tap-rx": 0, "tap-tx": 0, "pcap": 0, "api": BIND,
+            "fwd-0": ADMIN | RESOURCE}
+    if AS == "user":
+        want = dict.fromkeys(want, 0)
+    assert capabilities(slirp) == want
+
+
+def test_with_one_thread_it_has_what_its_duties_need_together(world):
+    found = capabilities(world.start("--threads=shared", api=True))
+    assert found["slirp"] == (RAW | ADMIN | RESOURCE if AS == "root" else 0)
+    assert found["api"] == (BIND if AS == "root" else 0)
+
+
+def test_main_has_none_when_it_watches_nobody(world):
+    slirp = world.start("--netns-type=path", target=[f"/proc/{world.guest.pid}/ns/net", "tap0"]) if AS == "root" else \
+        world.start("--netns-type=path", f"--userns-path=/proc/{world.guest.pid}/ns/user",
+                    target=[f"/proc/{world.guest.pid}/ns/net", "tap0"])
+    assert capabilities(slirp)["slirp4netns"] == 0
+
+
+def test_in_the_sandbox_only_main_and_api_have_one(world):
+    found = capabilities(world.start("--threads=split", "--enable-sandbox", api=True))
+    assert found == {"slirp4netns": BIND, "slirp": 0, "tap-rx": 0, "tap-tx": 0, "api": BIND, "fwd-0": 0}
+
+
+# ---- files ----
+
+needs_landlock = pytest.mark.skipif(inject.landlock_version() == 0, reason="this kernel has no Landlock")
+
+
+def opened(slirp, name, path, flags=os.O_RDONLY):
+    """What open(2) answers to that thread: 0, or the errno."""
+    tid = thread(slirp, "slirp4netns" if name == "main" else name)
+    return -min(0, inject.ask(slirp.pid, tid, "openat", AT_FDCWD, str(path), flags, 0o600))
+
+
+@injectable
+@needs_landlock
+@pytest.mark.parametrize("args", [[], ["--enable-sandbox"]])
+def test_only_the_resolvers_file_is_within_reach(world, args):
+    slirp = world.start("--threads=split", *args, f"--pcap={world.work}/x.pcapng", api=True)
+    assert opened(slirp, "slirp", "/etc/resolv.conf") == 0
+    assert opened(slirp, "slirp", "/etc/resolv.conf", os.O_WRONLY) == errno.EACCES
+    assert opened(slirp, "slirp", "/run/new", os.O_WRONLY | os.O_CREAT) in (errno.EACCES, errno.EROFS)
+    for name in ("tap-rx", "tap-tx", "api", "fwd-0", "pcap"):
+        assert opened(slirp, name, "/etc/resolv.conf") == errno.EACCES, name
+    if not args:
+        assert opened(slirp, "slirp", world.dir / "peer.py") == errno.EACCES
+        assert opened(slirp, "slirp", "/proc/self/status") == errno.EACCES
+        assert opened(slirp, "main", "/proc/self/status") == 0, "it looks for others in the namespace"
+    assert world.guest.run("ping", "-c1", "-W3", GATEWAY4).returncode == 0
+
+
+@injectable
+@needs_landlock
+def test_main_that_watches_nobody_opens_nothing_and_removes_its_socket(world):
+    user = [] if AS == "root" else [f"--userns-path=/proc/{world.guest.pid}/ns/user"]
+    slirp = world.start("--netns-type=path", *user, target=[f"/proc/{world.guest.pid}/ns/net", "tap0"], api=True)
+    assert opened(slirp, "main", "/etc/resolv.conf") == errno.EACCES
+    assert slirp.api_path.exists()
+    slirp.stop()
+    assert not slirp.api_path.exists()
+
+
+@needs_landlock
+def test_a_changed_resolv_conf_is_read_by_a_confined_thread(world):
+    world.host.peer("dns", "127.0.0.1", 53, "192.0.2.33")
+    world.resolv_conf("nameserver 192.0.2.1\n")
+    world.start("--enable-seccomp")
+    world.resolv_conf("nameserver 127.0.0.1\n")
+    wait_for("the new server", lambda: world.guest.client("dns", DNS4, 53).get("address") == "192.0.2.33")

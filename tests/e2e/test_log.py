@@ -30,8 +30,8 @@ def test_the_start_says_what_was_chosen_and_why(world, args):
     assert re.search(r"^\* Outbound TCP:    (splice|libslirp \(.+\))$", out, re.M), out
     assert re.search(r"^\* Outbound UDP:    (direct|libslirp \(.+\))$", out, re.M), out
     assert re.search(r"^\* Forwards:        TCP (splice|libslirp \(.+\)), UDP direct$", out, re.M), out
-    confined = "sandbox, seccomp" if args else r"none \(--enable-sandbox, --enable-seccomp\)"
-    assert re.search(rf"^\* Confinement:     {confined}$", out, re.M), out
+    confined = ", sandbox, seccomp" if args else r" \(more: --enable-sandbox, --enable-seccomp\)"
+    assert re.search(rf"^\* Confinement:     (no )?Landlock{confined}$", out, re.M), out
 
 
 def test_the_reason_for_libslirp_is_named(world):
