@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/syscall_filter.h"
 #include "fwd/agent_protocol.h"
 
 #include <assert.h>
@@ -243,6 +244,24 @@ static int take_started(struct agent_message *m)
     return -EPROTO;
 }
 
+static int take_complaint(const struct agent_message *m)
+{
+    static struct log_limit limit;
+
+    if (m->count == AGENT_MADE_CALL && m->result >= 0)
+        log_limited(&limit, LOG_LEVEL_ERROR,
+                    "seccomp: nsagent made the system call %s (%d), which it never needs, and was ended",
+                    syscall_name(m->result), m->result);
+    else if (m->count == AGENT_SEES_FILES && m->result < 0)
+        log_limited(
+            &limit, LOG_LEVEL_INFO,
+            "nsagent has neither an empty file system nor Landlock, only its filter of system calls: %s",
+            strerror(-m->result));
+    else
+        return -EPROTO;
+    return 0;
+}
+
 static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
 {
     if (d->message.type == MESSAGE_SOCKETS)
@@ -256,6 +275,8 @@ static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
         return take_state(a, &d->message);
     case MESSAGE_ADDRESSES:
         return take_addresses(a, &d->message);
+    case MESSAGE_COMPLAINT:
+        return take_complaint(&d->message);
     case MESSAGE_STARTED:
         return take_started(&d->message);
     default:

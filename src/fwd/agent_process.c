@@ -5,8 +5,8 @@
  * Set-up, in an order that matters: signals and descriptors first (nothing of the parent's is left but the
  * socket); the user namespace, which gives the capabilities that joining the network namespace needs (EINVAL:
  * in it already); what has to be opened in the network namespace; the report to the parent, which goes on;
- * then capabilities are dropped; the parent-death signal after them, because changing credentials clears it
- * (prctl(2)); the filter last. No request is read before that.
+ * then the file system and the capabilities are given up; the parent-death signal after them, because
+ * changing credentials clears it (prctl(2)); the filter last. No request is read before that.
  *
  * It does not become id 0: CAP_NET_ADMIN over the namespace is what the network's sysctls ask for
  * (net_ctl_permissions()), and with its parent's own id the parent may always signal it. It is not dumpable,
@@ -19,6 +19,8 @@
 #include "fwd/agent_serve.h"
 
 #include "base/bits.h"
+#include "base/landlock.h"
+#include "base/syscall_filter.h"
 
 #include <cap-ng.h>
 #include <ctype.h>
@@ -26,28 +28,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <seccomp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-/* Sanitizers' runtimes make system calls of their own (mmap of shadow memory, /proc/self/maps, sigaltstack,
- * personality), and want to say what they found: such a build keeps stderr and has no filter. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 enum {
     SOCK_FD = 3, /* where descriptors are moved to */
@@ -57,6 +46,7 @@ enum {
     FD_GUESS_MAX = 65536, /* closed one by one where nothing tells which are open */
     LAST_S = 2,           /* to tidy up when the parent was killed */
 };
+#define NEW_ROOT "/tmp"
 
 /* The end of the socket is noticed as well; but nothing may make us outlive the parent for long. */
 static void parent_died(int number)
@@ -119,7 +109,7 @@ static int descriptors_keep(int sock, const struct agent_config *config, struct 
             return failure(why, -errno, NULL, "the agent's descriptors");
     }
     null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-    for (int i = 0; i < SOCK_FD - SANITIZED; i++) {
+    for (int i = 0; i < SOCK_FD - SYSCALL_FILTER_SANITIZED; i++) {
         if (null_fd < 0 || dup2(null_fd, i) < 0)
             close(i);
     }
@@ -148,12 +138,58 @@ static int namespaces_join(const struct agent_config *config, struct failure *wh
     return 0;
 }
 
+/* What the report to the parent has no place for any more. Also in the handler of SIGSYS. */
+static void complain(enum agent_complaint complaint, int number)
+{
+    const struct agent_message m = {
+        .type = MESSAGE_COMPLAINT, .count = (uint16_t)complaint, .result = number};
+
+    (void)send(SOCK_FD, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT); /* no place: it stays unsaid */
+}
+
+static void on_violation(int number, const char *name)
+{
+    (void)name;
+    complain(AGENT_MADE_CALL, number);
+}
+
+/* An empty root that cannot be written, in a mount namespace of its own. 0 or a negative errno: no capability
+ * for it, or no directory to mount on. */
+static int empty_root(void)
+{
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_SLAVE | MS_REC, NULL) < 0 ||
+        mount("tmpfs", NEW_ROOT, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,nr_inodes=2,mode=0555") <
+            0 ||
+        chdir(NEW_ROOT) < 0)
+        return -errno;
+    /* The old root ends up on top of the new one, and goes. */
+    if (syscall(SYS_pivot_root, ".", ".") < 0 || umount2(".", MNT_DETACH) < 0 || chdir("/") < 0 ||
+        mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+        return -errno;
+    return 0;
+}
+
+/* Behind the filter, which lets nothing be opened: for the day when something in it is wrong. */
+static void files_close(void)
+{
+    int fd = -1, r = empty_root();
+
+    if (landlock_version() > 0 && landlock_new(&fd) == 0) {
+        if (landlock_enter(fd) == 0)
+            r = 0;
+        close(fd);
+    }
+    if (r < 0)
+        complain(AGENT_SEES_FILES, r);
+}
+
 static int privileges_drop(pid_t parent_pid, struct failure *why)
 {
     pid_t parent_now;
 
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return failure(why, -errno, NULL, "the agent's no_new_privs");
+    files_close();
     capng_clear(CAPNG_SELECT_ALL);
     if (capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, CAP_NET_ADMIN) < 0)
         return failure(why, -ENOSYS, NULL, "libcap-ng and this kernel");
@@ -177,106 +213,63 @@ static int privileges_drop(pid_t parent_pid, struct failure *why)
     return 0;
 }
 
-/* 0 or a negative errno. Names that the running libseccomp or the architecture does not have are left out. */
-static int allow(scmp_filter_ctx filter, const char *name, unsigned n_args, const struct scmp_arg_cmp *args)
-{
-    int number = seccomp_syscall_resolve_name(name);
+/* What agent_serve_run() does: talk, wait, tell the time, make stream sockets of the two families (in repair
+ * mode bind(2) and connect(2) send nothing), set one sysctl through its open descriptor. What the C library
+ * and the allocator may do meanwhile. No file, no other process, no namespace. */
+enum { AGENT = 1 };
 
-    return number == __NR_SCMP_ERROR ? 0
-                                     : seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, number, n_args, args);
-}
+#define STREAM (SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
 
-static int filter_fill(scmp_filter_ctx filter)
-{
-    /* What agent_serve_run() does: talk, wait, tell the time, make stream sockets of the two families (in
-     * repair mode bind(2) and connect(2) send nothing), set one sysctl through its open descriptor. What the
-     * C library and the allocator may do meanwhile. */
-    static const char *const names[] = {
-        "poll",
-        "ppoll",
-        "ppoll_time64",
-        "recvfrom",
-        "recvmsg",
-        "sendmsg",
-        "sendto",
-        "close",
-        "setsockopt",
-        "pread64",
-        "pwrite64",
-        "clock_gettime",
-        "exit",
-        "exit_group",
-        "alarm",
-        "setitimer",
-        "rt_sigreturn",
-        "sigreturn",
-        "restart_syscall",
-        "clock_gettime64",
-        "futex",
-        "futex_time64",
-        "brk",
-        "munmap",
-        "mremap",
-        "madvise",
-        "getcpu",
-        "sched_yield",
-        "bind",
-        "connect",
-        "send",
-        "recv",
-        "getsockopt",
-    };
-    static const char *const mappings[] = {"mmap", "mmap2", "mprotect"}; /* nothing executable */
-    const struct scmp_arg_cmp not_executable = SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0);
-    int r;
+static const struct syscall_rule rules[] = {
+    ALLOW("poll", AGENT),
+    ALLOW("ppoll", AGENT),
+    ALLOW("ppoll_time64", AGENT),
+    ALLOW("recvfrom", AGENT),
+    ALLOW("recvmsg", AGENT),
+    ALLOW("sendmsg", AGENT),
+    ALLOW("sendto", AGENT),
+    ALLOW("close", AGENT),
+    ALLOW("setsockopt", AGENT),
+    ALLOW("pread64", AGENT),
+    ALLOW("pwrite64", AGENT),
+    ALLOW("clock_gettime", AGENT),
+    ALLOW("exit", AGENT),
+    ALLOW("exit_group", AGENT),
+    ALLOW("alarm", AGENT),
+    ALLOW("setitimer", AGENT),
+    ALLOW("rt_sigreturn", AGENT),
+    ALLOW("sigreturn", AGENT),
+    ALLOW("restart_syscall", AGENT),
+    ALLOW("clock_gettime64", AGENT),
+    ALLOW("futex", AGENT),
+    ALLOW("futex_time64", AGENT),
+    ALLOW("brk", AGENT),
+    ALLOW("munmap", AGENT),
+    ALLOW("mremap", AGENT),
+    ALLOW("madvise", AGENT),
+    ALLOW("getcpu", AGENT),
+    ALLOW("sched_yield", AGENT),
+    ALLOW("bind", AGENT),
+    ALLOW("connect", AGENT),
+    ALLOW("send", AGENT),
+    ALLOW("recv", AGENT),
+    ALLOW("getsockopt", AGENT),
+    ALLOW("mmap", AGENT, ARG_BITS(2, PROT_EXEC, 0)),
+    ALLOW("mmap2", AGENT, ARG_BITS(2, PROT_EXEC, 0)),
+    ALLOW("mprotect", AGENT, ARG_BITS(2, PROT_EXEC, 0)),
+    ALLOW("socket", AGENT, ARG_IS(0, AF_INET), ARG_IS(1, STREAM), ARG_IS(2, 0)),
+    ALLOW("socket", AGENT, ARG_IS(0, AF_INET6), ARG_IS(1, STREAM), ARG_IS(2, 0)),
+};
 
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        r = allow(filter, names[i], 0, NULL);
-        if (r < 0)
-            return r;
-    }
-    for (unsigned i = 0; i < ARRAY_SIZE(mappings); i++) {
-        r = allow(filter, mappings[i], 1, &not_executable);
-        if (r < 0)
-            return r;
-    }
-    for (int index = 0; index < AGENT_FAMILIES; index++) {
-        /* They are ints: the upper half of a register may hold anything. */
-        const struct scmp_arg_cmp args[] = {
-            SCMP_A0(SCMP_CMP_MASKED_EQ, UINT32_MAX, family_of(index)),
-            SCMP_A1(SCMP_CMP_MASKED_EQ, UINT32_MAX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC),
-            SCMP_A2(SCMP_CMP_MASKED_EQ, UINT32_MAX, 0),
-        };
-
-        r = allow(filter, "socket", ARRAY_SIZE(args), args);
-        if (r < 0)
-            return r;
-    }
-    return 0;
-}
-
-/* Everything else kills: no file, no other process, no namespace. */
 static int filter_enter(struct failure *why)
 {
-    uint32_t kill_action = SCMP_ACT_KILL_PROCESS;
-    scmp_filter_ctx filter;
     int r;
 
-    if (SANITIZED)
+    if (SYSCALL_FILTER_SANITIZED) /* it wants to say on stderr what it has found, which takes files */
         return 0;
-    if (seccomp_api_get() < 3) /* before Linux 4.14 only the offending thread, which is all there is */
-        kill_action = SCMP_ACT_KILL;
-    filter = seccomp_init(kill_action);
-    if (!filter)
-        return failure(why, -ENOMEM, NULL, "the agent's seccomp filter");
-    r = seccomp_attr_set(filter, SCMP_FLTATR_ACT_BADARCH, kill_action);
-    if (r == 0)
-        r = filter_fill(filter);
-    if (r == 0)
-        r = seccomp_load(filter);
-    seccomp_release(filter);
-    return r < 0 ? failure(why, r, "the kernel must have CONFIG_SECCOMP_FILTER", "the agent's seccomp filter")
-                 : 0;
+    r = syscall_filter_watch(on_violation);
+    return r < 0 ? failure(why, r, NULL, "the agent's handler of SIGSYS")
+                 : syscall_filter_load(rules, ARRAY_SIZE(rules), AGENT, FILTER_THIS_THREAD, "the agent", why);
 }
 
 /* While files may still be opened and modules loaded. Not having it is no failure. */

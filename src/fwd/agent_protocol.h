@@ -18,6 +18,7 @@
  *                                connection
  *          <- DIVERTED id result with the socket, or a negative errno
  *   UNDIVERT tuples ->           take the elements away (not answered)
+ *          <- COMPLAINT          something for the log
  *   NESTED ->                    divert what containers behind a bridge send, too (not answered)
  *
  * STARTED comes with the netlink socket that owns the nft table, if there is one: with the parent's copy the
@@ -53,6 +54,13 @@ enum message_type {
     MESSAGE_DIVERTED,
     MESSAGE_UNDIVERT,
     MESSAGE_NESTED,
+    MESSAGE_COMPLAINT,
+};
+
+enum agent_complaint {                      /* of COMPLAINT, in @count */
+                       AGENT_MADE_CALL = 1, /* @result: a system call that its filter forbids; it has ended */
+                       AGENT_SEES_FILES, /* @result: a negative errno; it goes on with nothing but the filter
+                                            before the files */
 };
 
 /* Compared with memcmp(): the rest of an IPv4 address is 0. */

@@ -9,7 +9,7 @@ import signal
 
 import inject
 import pytest
-from harness import AS, DNS4, GATEWAY4, IN_USERNS, SANITIZER, wait_for
+from harness import AS, DNS4, GATEWAY4, IN_USERNS, SANITIZER, run, wait_for
 
 pytestmark = pytest.mark.extension
 
@@ -187,3 +187,44 @@ def test_a_changed_resolv_conf_is_read_by_a_confined_thread(world):
     world.start("--enable-seccomp")
     world.resolv_conf("nameserver 127.0.0.1\n")
     wait_for("the new server", lambda: world.guest.client("dns", DNS4, 53).get("address") == "192.0.2.33")
+
+
+# ---- nsagent ----
+
+def agent(slirp):
+    found = run(["pgrep", "-P", str(slirp.pid), "-x", "nsagent"]).stdout.split()
+    assert len(found) == 1, found
+    pid = int(found[0])
+
+    def sealed():
+        text = pathlib.Path(f"/proc/{pid}/status").read_text()
+        return SANITIZER or re.search(r"^Seccomp:\s*2", text, re.M)
+
+    wait_for("the agent is sealed", sealed)
+    return pid
+
+
+@pytest.mark.skipif(IN_USERNS or os.geteuid() != 0, reason="only root may look into the agent")
+def test_the_agent_has_an_empty_file_system_and_one_capability(world):
+    slirp = world.start(api=True)
+    pid = agent(slirp)
+    assert os.listdir(f"/proc/{pid}/root/") == []
+    mounts = pathlib.Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    assert len(mounts) == 1 and mounts[0].split()[5].startswith("ro,"), mounts
+    status = dict(re.findall(r"^(\w+):\s*(.*)$", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M))
+    assert status["CapPrm"] == status["CapEff"] == f"{1 << 12:016x}" and status["CapInh"] == "0" * 16
+    assert status["NoNewPrivs"] == "1"
+    assert "nsagent has neither" not in slirp.err()
+
+
+@injectable
+@pytest.mark.skipif(bool(SANITIZER), reason="the agent has no filter then")
+@pytest.mark.parametrize("what", [("openat", AT_FDCWD, 0, os.O_RDONLY), ("socket", AF_NETLINK, SOCK_RAW, 0),
+                                  ("execve", 0, 0, 0)], ids=lambda what: what[0])
+def test_a_forbidden_call_of_the_agent_ends_it_and_is_named(world, what):
+    slirp = world.start("--enable-seccomp", "--enable-sandbox", api=True)
+    inject.call(agent(slirp), *what)
+    line = f"seccomp: nsagent made the system call {what[0]} ({inject.SYSCALLS[what[0]]}), which it never needs"
+    wait_for("the line", lambda: line in slirp.err())
+    assert slirp.process.poll() is None
+    assert world.guest.run("ping", "-c1", "-W3", GATEWAY4).returncode == 0

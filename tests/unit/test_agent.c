@@ -983,6 +983,9 @@ static void test_agent_is_sealed(void **state)
     address = address_of(AF_INET, "127.0.0.1", 0);
     a = start();
     pid = agent_pid(a);
+    role_enter(&role_fwd);
+    wait_reason(a, &address, AGENT_READY); /* it answers when it is sealed */
+    role_leave(&role_fwd);
     status_line(pid, "Name", value, sizeof(value));
     assert_string_equal(value, "nsagent");
     status_line(pid, "CapEff", value, sizeof(value));
@@ -1003,7 +1006,6 @@ static void test_agent_is_sealed(void **state)
     assert_int_equal(kill(pid, SIGTERM), 0);
     assert_int_equal(kill(pid, SIGHUP), 0);
     role_enter(&role_fwd);
-    wait_reason(a, &address, AGENT_READY);
     close(take(a, AF_INET));
     role_leave(&role_fwd);
     agent_free(a);
