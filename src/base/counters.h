@@ -22,6 +22,9 @@
     X(rx_drop_loopback, "frames",                                                                           \
       "frames from the guest dropped because they name a prohibited loopback address")                      \
     X(rx_drop_other, "frames", "frames from the guest dropped because nothing here speaks their protocol")  \
+    X(rx_drop_checksum, "frames", "frames from the guest with a wrong checksum, of IPv4 or of a SYN")       \
+    X(rx_drop_connections, "frames",                                                                        \
+      "SYNs of the guest dropped because libslirp has as many sockets as it may")                           \
     X(rx_reassembled, "datagrams", "datagrams put together from fragments")                                 \
     X(rx_drop_fragment, "events",                                                                           \
       "fragments and unfinished datagrams dropped: overlapping, contradictory, too late, too many")         \
@@ -86,6 +89,7 @@
     X(fwd_accept_paused, "times", "times accepting had to pause because descriptors ran out")               \
     X(splice_flows, "connections", "connections that were joined by splice")                                \
     X(splice_bytes, "bytes", "bytes that went through by splice, both directions")                          \
+    X(splice_pipes, "pipes", "pipes that are open, with bytes or waiting for some (present value)")         \
     X(splice_refused, "connections", "connections of forwards that the guest's server refused")             \
     X(splice_fallback, "connections", "connections of forwards that took libslirp's path instead")          \
     X(splice_fallback_no_agent, "connections", "... because nsagent is gone")                               \

@@ -11,6 +11,7 @@
 #include "fwd/pipes.h"
 
 #include "base/bits.h"
+#include "base/counters.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -80,6 +81,7 @@ static int open_pipe(struct pipes *pool, struct pipe *ret)
     size = fcntl(fds[1], F_GETPIPE_SZ);
     *ret = (struct pipe){fds[0], fds[1], size > 0 ? (uint32_t)size : pool->page_size};
     pool->n_open++;
+    counter_add_shared(COUNTER_splice_pipes, 1); /* rare: a pipe is used again and again */
     return 0;
 }
 
@@ -126,5 +128,6 @@ void pipes_drop(struct pipes *pool, struct pipe *p)
     close(p->read_fd);
     close(p->write_fd);
     pool->n_open--;
+    counter_add_shared(COUNTER_splice_pipes, UINT64_MAX);
     *p = (struct pipe)PIPE_NULL;
 }

@@ -10,6 +10,7 @@
 #include "slirp/adopt.h"
 
 #include <errno.h>
+#include <net/ethernet.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -17,13 +18,31 @@
 enum {
     READ_BYTES = 64 * 1024, /* shared mode: for a call, and for a turn */
     TURN_BYTES = 256 * 1024,
+    SLIRP_SOCKETS_MAX = 8192, /* a connection may fill buffers of 256 KiB in libslirp */
 };
+
+/* Of the header of IPv4 (RFC 1122 3.2.1.2), and of SYNs (RFC 9293 3.1), which may be answered by others than
+ * libslirp; libslirp looks at what it gets itself, and udp_out.c at datagrams. */
+static bool checksums_good(const struct packet *p, enum packet_kind kind)
+{
+    const uint8_t *ip = p->frame + ETH_HLEN;
+
+    if (kind == PACKET_IPV4 && checksum_fold(checksum_add(0, ip, (ip[0] & 15u) * 4)) != 0)
+        return false;
+    if (p->ip_protocol != IPPROTO_TCP || !p->l4 || p->is_fragment || !(p->tcp_flags & PACKET_TCP_SYN))
+        return true;
+    return checksum_fold(checksum_add(offload_pseudo_sum(p, kind, p->l4_size), p->l4, p->l4_size)) == 0;
+}
 
 /* Parses and filters; what is dropped is counted. */
 static bool admit(struct engine *e, struct packet *packet, enum packet_kind *ret_kind, const uint8_t *frame,
                   uint32_t size) RUNS_ON(role_slirp)
 {
     *ret_kind = packet_parse(packet, frame, size);
+    if ((*ret_kind == PACKET_IPV4 || *ret_kind == PACKET_IPV6) && !checksums_good(packet, *ret_kind)) {
+        counter_add(COUNTER_rx_drop_checksum, 1);
+        return false;
+    }
     switch (filter_frame(&e->filter, *ret_kind, packet)) {
     case FILTER_PASS:
         return true;
@@ -91,6 +110,10 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, i
     /* A socket that libslirp opens while it looks at a SYN belongs to that SYN. */
     if (packet.ip_protocol == IPPROTO_TCP &&
         (packet.tcp_flags & (PACKET_TCP_SYN | PACKET_TCP_ACK)) == PACKET_TCP_SYN) {
+        if (e->descriptors.n_open >= SLIRP_SOCKETS_MAX) {
+            counter_add(COUNTER_rx_drop_connections, 1);
+            return;
+        }
         e->input_frame = frame;
         e->input_size = size;
     }
