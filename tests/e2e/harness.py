@@ -303,8 +303,9 @@ class World:
         self.spaces: list[Space] = []
         self.ends: list[Callable[[], None]] = []
         self.peer_py = self.dir / "peer.py"
-        shutil.copy(HERE / "peer.py", self.peer_py)
-        self.peer_py.chmod(0o644)
+        for name in ("peer.py", "attacks.py"):
+            shutil.copy(HERE / name, self.dir / name)
+            (self.dir / name).chmod(0o644)
         self.work = self.dir / "work"  # the caller may write here
         self.work.mkdir()
         if AS == "user" and not IN_USERNS:

@@ -969,57 +969,6 @@ def client_source(addr, port, proto):
     return client_udp(addr, port)
 
 
-def raw_attack(interface, kind, seconds, rate):
-    """@rate hostile frames a second for @seconds, in bursts of a hundredth; prints how many it were."""
-    import random
-    rnd = random.Random(1)
-    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-    s.bind((interface, 0))
-    mac, source = s.getsockname()[4], "10.0.2.100"
-
-    def options(i):
-        return bytes(rnd.getrandbits(8) for _ in range(40))
-
-    def fragment(i):
-        whole = make_frame(mac, source, "203.0.113.9", 17, struct.pack("!HHHH", 5, 6, 1408, 0) + b"f" * 1400)
-        ip = bytearray(whole[14:34])
-        struct.pack_into("!HH", ip, 4, i & 0xffff, 0x2000 | rnd.randrange(8))
-        struct.pack_into("!H", ip, 10, 0)
-        struct.pack_into("!H", ip, 10, checksum(bytes(ip)))
-        return whole[:14] + bytes(ip) + whole[34:]
-
-    def tcp(i, flags, port, dst="203.0.113.9", extra=b"", window=65535):
-        header = tcp_header(1024 + i % 60000, port, flags, seq=rnd.getrandbits(32), window=window)
-        header = header[:12] + bytes([(20 + len(extra)) // 4 << 4]) + header[13:] + extra
-        return make_frame(mac, source, dst, 6, header)
-
-    makers = {
-        "syn_flood": lambda i: tcp(i, 2, 7000),
-        "syn_options": lambda i: tcp(i, 2, 7000, extra=options(i)),
-        "port_scan": lambda i: tcp(i, 2, 1 + i % 65000),
-        "scan_of_the_loopback": lambda i: tcp(i, 2, 1 + i % 65000, "10.0.2.2"),
-        "rst_fin_storm": lambda i: tcp(i, rnd.choice([1, 4, 5, 17, 20, 0, 63]), 7000),
-        "udp_spray": lambda i: make_frame(mac, source, "203.0.113.9", 17, struct.pack(
-            "!HHHH", 1024 + i % 60000, 1 + i % 65000, 8 + 64, 0) + b"s" * 64),
-        "fragments": fragment,
-        "arp_spoof": lambda i: b"\xff" * 6 + mac + b"\x08\x06" + b"\0\1\x08\0\6\4\0\2" + rnd.randbytes(6) + bytes(
-            [10, 0, 2, i % 256]) + b"\xff" * 6 + bytes([10, 0, 2, 2]),
-    }
-    make, sent, begin = makers[kind], 0, time.monotonic()
-    frames = [make(i) for i in range(2000)]
-    say(event="ready")
-    while (now := time.monotonic() - begin) < float(seconds):
-        while sent < now * int(rate):
-            try:
-                s.send(frames[sent % len(frames)])
-            except OSError as e:
-                if e.errno != errno.ENOBUFS:
-                    raise
-            sent += 1
-        time.sleep(0.01)
-    say(sent=sent)
-
-
 def client_rate(addr, port, seconds):
     """How many bytes a second come, after a moment for the connection to get going."""
     with connect(addr, port) as s:
@@ -1048,6 +997,9 @@ def tcp_source_endless(addr, port):
 
 
 if __name__ == "__main__":
+    if sys.argv[1] not in globals():
+        import attacks
+        globals()[sys.argv[1]] = getattr(attacks, sys.argv[1])
     globals()[sys.argv[1]](*sys.argv[2:])
     sys.stdout.flush()
     os._exit(0)
