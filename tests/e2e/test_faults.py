@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from harness import AS, PYTHON, REMOTE4, ROOT, identity, wait_for
+from harness import AS, GUEST4, PROGRAM_ARGS, PYTHON, REMOTE4, ROOT, SANITIZER, identity, wait_for
 from peer import pattern
 
 SIZE = 20_000_000
@@ -76,6 +76,51 @@ time.sleep(300)
             assert slirp.process.poll() is None
         finally:
             holder.kill()
+
+
+@pytest.mark.extension
+@pytest.mark.skipif(bool(SANITIZER), reason="sanitizers have address space of their own")
+def test_without_memory_what_is_there_goes_on_and_the_end_is_orderly(world):
+    """No page more: a spliced transfer needs none. New connections fail, or glib ends the program; then nothing stays."""
+    if "--divert=off" in PROGRAM_ARGS or "--no-splice" in PROGRAM_ARGS:
+        pytest.skip("switched off by $SLIRP4NETNS_ARGS")
+    slirp = world.start("--divert=auto", api=True)
+    wait_for("the nft table", lambda: "slirp4netns_" in world.guest.run("nft", "list", "tables").stdout)
+    world.remote.peer("tcp_source", REMOTE4, 7000, SIZE)
+    world.remote.peer("tcp_echo", REMOTE4, 7001)
+    download = world.guest.begin("client", "download", REMOTE4, 7000, 1.5)
+    wait_for("it is spliced", lambda: slirp.api("stats")["return"]["divert_bytes"])
+    used = int(slirp.status()["VmSize"].split()[0]) << 10
+    subprocess.run([*identity(), "prlimit", f"--pid={slirp.pid}", f"--as={used}"], check=True, timeout=20)
+    result = download.result()
+    assert (result.get("n"), result.get("sha256")) == (SIZE, DIGEST), result
+    for _ in range(3):
+        world.guest.client("connect", REMOTE4, 7001, 3)
+    if slirp.process.poll() is not None:
+        wait_for("the rules are gone", lambda: "21324" not in world.guest.run("ip", "rule").stdout)
+        world.guest.run("ip", "link", "show", "lo")
+
+
+@pytest.mark.extension
+@paths
+def test_a_long_pause_is_like_a_clock_that_jumps(world, args):
+    """All the monotonic clock's deadlines are over at once: connections that were there still work, and so do new ones."""
+    slirp = world.start(*args, api=True)
+    assert "return" in slirp.api("add_hostfwd", proto="tcp", host_port=8080, guest_port=80)
+    world.guest.peer("tcp_echo", "0.0.0.0", 80)
+    world.remote.peer("tcp_echo", REMOTE4, 7000)
+    held = [world.guest.begin("client", "hold", REMOTE4, 7000, GUEST4, 0),
+            world.host.begin("client", "hold", "127.0.0.1", 8080, "127.0.0.1", 0)]
+    for client in held:
+        client.event("held")
+    os.kill(slirp.pid, signal.SIGSTOP)
+    time.sleep(6)  # longer than any short deadline of the program's: lingering elements, waiting for sockets, hosts' answers
+    os.kill(slirp.pid, signal.SIGCONT)
+    for client in held:
+        client.process.send_signal(signal.SIGUSR1)
+        assert client.event("alive")["ok"]
+    assert world.guest.client("echo", REMOTE4, 7000, "new")["reply"] == "new"
+    assert world.host.client("echo", "127.0.0.1", 8080, "new")["reply"] == "new"
 
 
 def test_no_timer_follows_the_wall_clock():
