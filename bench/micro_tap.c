@@ -179,7 +179,7 @@ static bool measure_read(const struct tap_io *io, uint32_t size)
             if (r > 0)
                 frame_put(&pool, ids, (uint32_t)r);
             else if (r == 0)
-                r = io->wait(reader);
+                r = io->wait(reader, -1);
             if (r < 0)
                 die_of(io->name, r, &why);
             now_ns = clock_monotonic_ns();

@@ -23,7 +23,9 @@ enum thread_duty {
     DUTY_FWD = 1 << 5,
     DUTY_API = 1 << 6,
     DUTY_PCAP = 1 << 7,
-    DUTY_END = 1 << 8, /* the first that is free */
+    DUTY_UDP_OUT = 1 << 8, /* sends the guest's own datagrams, and makes their sockets */
+    DUTY_UDP_IN = 1 << 9,  /* receives for them */
+    DUTY_END = 1 << 10,    /* the first that is free */
 };
 
 struct thread_start {

@@ -171,6 +171,30 @@ static struct syscall_rule rules[] = {
     ALLOW("fcntl", NET, ARG_IS(1, F_SETFD)),
     ALLOW("fcntl64", NET, ARG_IS(1, F_SETFD)),
 
+    /* The guest's own datagrams, where threads are split. */
+    ALLOW("epoll_wait", DUTY_UDP_IN),
+    ALLOW("epoll_pwait", DUTY_UDP_IN),
+    ALLOW("epoll_pwait2", DUTY_UDP_IN),
+    ALLOW("recvmsg", DUTY_UDP_IN),
+    ALLOW("recvmmsg", DUTY_UDP_IN),
+    ALLOW("recvmmsg_time64", DUTY_UDP_IN),
+    ALLOW("setsockopt", DUTY_UDP_IN, ARG_IS(1, SOL_SOCKET)),
+    ALLOW("setsockopt", DUTY_UDP_IN, ARG_IS(1, IPPROTO_UDP)),
+    ALLOW("socket", DUTY_UDP_OUT, SOCKET_TYPE(AF_INET, SOCK_DGRAM)),
+    ALLOW("socket", DUTY_UDP_OUT, SOCKET_TYPE(AF_INET6, SOCK_DGRAM)),
+    ALLOW("socket", DUTY_UDP_OUT, SOCKET_KIND(AF_UNIX, SOCK_DGRAM, 0)), /* if_nametoindex(3) */
+    ALLOW("ioctl", DUTY_UDP_OUT, ARG_IS(1, SIOCGIFINDEX)),
+    ALLOW("bind", DUTY_UDP_OUT),
+    ALLOW("setsockopt", DUTY_UDP_OUT, ARG_IS(1, IPPROTO_IP)),
+    ALLOW("setsockopt", DUTY_UDP_OUT, ARG_IS(1, IPPROTO_IPV6)),
+    ALLOW("epoll_ctl", DUTY_UDP_OUT),
+    ALLOW("sendto", DUTY_UDP_OUT),
+    ALLOW("sendmmsg", DUTY_UDP_OUT),
+    ALLOW("open", DUTY_UDP_OUT, ARG_BITS(1, O_OTHERS, O_RDONLY)),
+    ALLOW("openat", DUTY_UDP_OUT, ARG_BITS(2, O_OTHERS, O_RDONLY)),
+    ALLOW("stat", DUTY_UDP_OUT),
+    ALLOW("stat64", DUTY_UDP_OUT),
+
     /* Splicing. */
     ALLOW("splice", DUTY_FWD),
     ALLOW("pipe2", DUTY_FWD),

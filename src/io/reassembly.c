@@ -113,7 +113,7 @@ static struct slot *find_slot(struct reassembly *r, const struct fragment *f, co
 
         if (s->used && s->until_ns < now_ns) {
             s->used = false;
-            counter_add(COUNTER_rx_drop_fragment, 1);
+            counter_add_shared(COUNTER_rx_drop_fragment, 1);
         }
         if (s->used && s->id == f->id && s->addr_size == f->addr_size && s->protocol == f->protocol &&
             memcmp(s->src, p->src, f->addr_size) == 0 && memcmp(s->dst, p->dst, f->addr_size) == 0)
@@ -122,7 +122,7 @@ static struct slot *find_slot(struct reassembly *r, const struct fragment *f, co
             free_slot = s;
     }
     if (free_slot->used)
-        counter_add(COUNTER_rx_drop_fragment, 1);
+        counter_add_shared(COUNTER_rx_drop_fragment, 1);
     free_slot->used = false;
     if (!free_slot->data && !(free_slot->data = malloc(HEADERS_MAX + TOTAL_MAX)))
         return NULL;
@@ -182,7 +182,7 @@ static const uint8_t *finish(struct slot *s, uint32_t *ret_size)
         ip[6] = s->protocol;
     }
     s->used = false;
-    counter_add(COUNTER_rx_reassembled, 1);
+    counter_add_shared(COUNTER_rx_reassembled, 1);
     *ret_size = s->headers_size + s->size;
     return frame;
 }
@@ -194,14 +194,14 @@ const uint8_t *reassembly_take(struct reassembly *r, enum packet_kind kind, cons
     struct slot *s;
 
     if (!read_fragment(&f, kind, p)) {
-        counter_add(COUNTER_rx_drop_fragment, 1);
+        counter_add_shared(COUNTER_rx_drop_fragment, 1);
         return NULL;
     }
     s = find_slot(r, &f, p, now_ns);
     if (!s || !add_fragment(s, &f, p->frame)) {
         if (s)
             s->used = false;
-        counter_add(COUNTER_rx_drop_fragment, 1);
+        counter_add_shared(COUNTER_rx_drop_fragment, 1);
         return NULL;
     }
     return s->size != 0 && s->n_received == s->size ? finish(s, ret_size) : NULL;

@@ -26,6 +26,6 @@ struct reassembly *reassembly_free(struct reassembly *r);
 
 /* Takes a fragment (@p->is_fragment, as packet_parse() found it; it is copied). Returns NULL, or the whole
  * datagram if this was its last missing piece: an Ethernet frame of *@ret_size bytes without a fragment
- * header, to be parsed again, which stays in @r and is valid until the next call. */
+ * header, to be parsed again, which stays in @r and is valid until the next call. One thread for each @r. */
 const uint8_t *reassembly_take(struct reassembly *r, enum packet_kind kind, const struct packet *p,
-                               int64_t now_ns, uint32_t *ret_size) RUNS_ON(role_slirp);
+                               int64_t now_ns, uint32_t *ret_size);

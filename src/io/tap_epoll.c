@@ -143,7 +143,7 @@ static int epoll_read(struct tap_reader *r, frame_id *ids, uint32_t max)
     return n > 0 ? (int)n : error;
 }
 
-static int epoll_wait_readable(struct tap_reader *r)
+static int epoll_wait_readable(struct tap_reader *r, int timeout_ms)
 {
     struct pollfd fds[2] = {{.fd = r->wake->fd, .events = POLLIN},
                             {.fd = r->starved ? -1 : r->fd, .events = POLLIN}};
@@ -156,7 +156,7 @@ static int epoll_wait_readable(struct tap_reader *r)
         return 0;
     }
     counter_add(COUNTER_rx_syscalls, 1);
-    if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+    if (poll(fds, 2, timeout_ms) < 0 && errno != EINTR) {
         wakeup_cancel(r->wake);
         return -errno;
     }

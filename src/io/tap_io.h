@@ -40,9 +40,9 @@ struct tap_io {
      * or broken. */
     int (*read)(struct tap_reader *r, frame_id *ids, uint32_t max);
     /* The reading thread: sleeps until read() may find something or @wake is notified. When the pool is empty
-     * it waits for frames to come home instead, so that the TAP's own queue takes the pressure. 0 or a
-     * negative errno. */
-    int (*wait)(struct tap_reader *r);
+     * it waits for frames to come home instead, so that the TAP's own queue takes the pressure. @timeout_ms:
+     * at most so long; -1: no limit. 0 or a negative errno. */
+    int (*wait)(struct tap_reader *r, int timeout_ms);
     /* main, before reader_start(), if the reading thread waits for more than the TAP: a descriptor to add to
      * an epoll set, edge-triggered; after an edge the thread reads until read() returns 0. It stays the
      * reader's. A negative errno: it cannot be had. */

@@ -22,11 +22,12 @@ static void rx_run(void *arg)
     /* Relaxed: the wake-up that follows a stop request orders it; a turn more does no harm. */
     while (!atomic_load_explicit(&rx->stop, memory_order_relaxed)) {
         uint32_t n_pushed;
+        int timeout_ms = rx->turn ? rx->turn(rx->take_arg) : -1;
 
         thread_count_turn();
         n = rx->io->read(rx->reader, ids, TAP_BATCH_MAX);
         if (n == 0)
-            n = rx->io->wait(rx->reader);
+            n = rx->io->wait(rx->reader, timeout_ms);
         if (n < 0)
             break;
         n = n > 0 ? (int)offload_receive(rx->pool, ids, (uint32_t)n) : 0;
@@ -34,10 +35,14 @@ static void rx_run(void *arg)
             continue;
         if (__builtin_expect(rx->capture != NULL, 0))
             tap_capture(rx->capture, PCAPNG_OUTBOUND, rx->pool, ids, (uint32_t)n);
+        if (rx->take)
+            n = (int)rx->take(rx->take_arg, ids, (uint32_t)n);
+        counter_add(COUNTER_rx_batches, 1);
+        if (n == 0)
+            continue;
         n_pushed = spsc_push(rx->ring, ids, n);
         assert(n_pushed == (uint32_t)n); /* the ring holds all frames there are */
         (void)n_pushed;
-        counter_add(COUNTER_rx_batches, 1);
         if (wakeup_notify(rx->consumer))
             counter_add(COUNTER_wake_slirp, 1);
     }
@@ -49,7 +54,7 @@ static void rx_run(void *arg)
 int tap_rx_start(struct tap_rx *rx)
 {
     struct thread_start start = {.name = "tap-rx",
-                                 .duties = DUTY_TAP_RX | rx->io->duties,
+                                 .duties = DUTY_TAP_RX | rx->io->duties | rx->duties_more,
                                  .prepare = rx_prepare,
                                  .run = rx_run,
                                  .arg = rx};

@@ -27,6 +27,13 @@ struct tap_rx {
     void (*on_gone)(void *arg,
                     int error); /* called once from this thread: the TAP is gone, the thread ends */
     void *arg;
+    /* What else this thread does; NULL: nothing. take(): of the frames that were just read, keeps some for
+     * itself and puts them back to the pool; how many are left in @ids, in order. turn(): before each look at
+     * the TAP; for how many ms the thread may sleep then, -1: no limit. */
+    uint32_t (*take)(void *take_arg, frame_id *ids, uint32_t n);
+    int (*turn)(void *take_arg);
+    void *take_arg;
+    uint32_t duties_more; /* of these two */
 
     pthread_t thread;
     bool started; /* main's */

@@ -21,7 +21,11 @@ static void tx_sleep(struct tap_tx *tx)
     struct pollfd pfd = {.fd = tx->wake.fd, .events = POLLIN};
 
     wakeup_prepare(&tx->wake);
-    if (spsc_empty(tx->ring) && !atomic_load_explicit(&tx->stop, memory_order_relaxed)) {
+    if (!spsc_empty(tx->ring) || atomic_load_explicit(&tx->stop, memory_order_relaxed)) {
+        /* there is something to do */
+    } else if (tx->beside) {
+        tx->beside(tx->arg, true);
+    } else {
         (void)poll(&pfd, 1, -1); /* EINTR: look again, that is all */
         if (pfd.revents)
             wakeup_drain(&tx->wake);
@@ -59,6 +63,8 @@ static void tx_run(void *arg)
             tx->on_gone(tx->arg, r);
             break;
         }
+        if (tx->beside)
+            tx->beside(tx->arg, false);
     }
     role_leave(&role_tap_tx);
 }
@@ -66,7 +72,7 @@ static void tx_run(void *arg)
 int tap_tx_start(struct tap_tx *tx)
 {
     struct thread_start start = {.name = "tap-tx",
-                                 .duties = DUTY_TAP_TX | tx->io->duties,
+                                 .duties = DUTY_TAP_TX | tx->io->duties | tx->duties_more,
                                  .prepare = tx_prepare,
                                  .run = tx_run,
                                  .arg = tx};

@@ -30,6 +30,10 @@ struct tap_tx {
     void (*on_gone)(void *arg,
                     int error); /* from the producer or the thread, at least once: the TAP is gone */
     void *arg;
+    /* What else this thread does, if not NULL: with @sleep, sleeps until @wake or an event of its own comes;
+     * then deals with events, a bounded number. */
+    void (*beside)(void *arg, bool sleep);
+    uint32_t duties_more; /* of this */
 
     /* The producer's. */
     uint32_t n_pushed;         /* frames ever pushed, modulo 2^32 */

@@ -223,6 +223,20 @@ static int submit(struct tap_reader *r, unsigned n_wait)
     return n < 0 && n != -EBUSY && n != -EAGAIN ? n : 0;
 }
 
+/* The same, but not for ever. Kernels that cannot (before 5.11) sleep until there is something else. */
+static int submit_for(struct tap_reader *r, int timeout_ms)
+{
+    struct __kernel_timespec limit = {.tv_sec = timeout_ms / 1000, .tv_nsec = timeout_ms % 1000 * 1000000LL};
+    struct io_uring_cqe *cqe;
+    int n;
+
+    if (timeout_ms < 0 || !(r->ring.features & IORING_FEAT_EXT_ARG))
+        return submit(r, 1);
+    counter_add(COUNTER_rx_syscalls, 1);
+    n = io_uring_submit_and_wait_timeout(&r->ring, &cqe, 1, &limit, NULL);
+    return n < 0 && n != -ETIME && n != -EINTR && n != -EBUSY && n != -EAGAIN ? n : 0;
+}
+
 /* Offers every free frame to the kernel and keeps the multishot read armed. */
 static int multishot_maintain(struct tap_reader *r)
 {
@@ -406,7 +420,7 @@ static int uring_read(struct tap_reader *r, frame_id *ids, uint32_t max)
     return n != 0 ? n : r->error;
 }
 
-static int uring_wait(struct tap_reader *r)
+static int uring_wait(struct tap_reader *r, int timeout_ms)
 {
     frame_id id;
     int result;
@@ -424,7 +438,7 @@ static int uring_wait(struct tap_reader *r)
         wakeup_cancel(r->wake);
         return submit(r, 0);
     }
-    result = submit(r, 1);
+    result = submit_for(r, timeout_ms);
     wakeup_cancel(r->wake);
     return result;
 }

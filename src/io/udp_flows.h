@@ -51,6 +51,8 @@ struct udp_flows_config {
     /* The same in pieces, with something left to the guest's kernel (offload.h). Before the first piece there
      * are OFFLOAD_HEADER_SIZE_MAX bytes for the header; @parts are spoilt. NULL: cannot be had. */
     void (*send_parts)(void *arg, const struct virtio_net_hdr *header, struct iovec *parts, uint32_t n_parts);
+    /* role_udp_out: role_udp_in has something to close, udp_flows_turn(). NULL: it comes round by itself. */
+    void (*retired)(void *arg);
     void *arg;
 };
 

@@ -108,16 +108,19 @@ static void set_address(union address *ret, int family, const uint8_t *addr, uin
     address_set_port(ret, port);
 }
 
+/* The place of a nameserver; UDP_SERVERS_MAX: there is none left. */
 static uint32_t server_index(struct udp_flows *u, const union address *server) RUNS_ON(role_udp_out)
 {
     uint32_t i;
 
-    for (i = 0; i < UDP_SERVERS_MAX && u->servers[i].sa.sa_family; i++) {
+    for (i = 0; i < u->out.n_servers; i++) {
         if (udp_same_address(&u->servers[i], server))
             return i;
     }
-    i = u->out.next_server++ % UDP_SERVERS_MAX;
-    u->servers[i] = *server;
+    if (i < UDP_SERVERS_MAX) {
+        u->servers[i] = *server;
+        u->out.n_servers++;
+    }
     return i;
 }
 
@@ -131,7 +134,7 @@ static bool resolve(struct udp_flows *u, enum target target, const union address
     switch (target) {
     case TARGET_DNS:
         server = resolv_get(&u->out.resolv, shown->sa.sa_family, now_ns);
-        if (!server)
+        if (!server || server_index(u, server) == UDP_SERVERS_MAX)
             return false;
         *ret = *server;
         break;

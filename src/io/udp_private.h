@@ -17,7 +17,7 @@ enum {
     UDP_BUCKETS = 8192,
     UDP_NONE = UINT32_MAX,
     UDP_IN_BATCH = 64, /* datagrams per recvmmsg(2), and joined in one frame: UDP_MAX_SEGMENTS of Linux 5 */
-    UDP_SERVERS_MAX = 16,
+    UDP_SERVERS_MAX = 256,   /* that resolv.conf ever named: more are libslirp's */
     UDP_BULK_DATAGRAMS = 64, /* from then on a flow's socket gets larger buffers and UDP_GRO */
 };
 static_assert(UDP_RING >= UDP_SLOTS, "a ring takes all places");
@@ -90,7 +90,7 @@ struct udp_out {
         uint32_t oldest, newest, n;
     } lists[UDP_LISTS];
     struct resolv resolv;
-    uint32_t next_server;
+    uint32_t n_servers;
     int64_t refused_ns; /* no descriptor was to be had: not tried again for a moment */
 };
 
@@ -112,7 +112,7 @@ struct udp_flows {
     union address gateway4, gateway6, dns4, dns6; /* ditto; port 0, port 53 */
     uint64_t secret[2];                           /* ditto */
     bool gso, gro;                                /* ditto: what the kernel has */
-    /* Written by role_udp_out before their index is given to a flow. */
+    /* Written once each, by role_udp_out, before their index is given to a flow. */
     union address servers[UDP_SERVERS_MAX];
     struct spsc retired, freed; /* to role_udp_in; back to role_udp_out */
     struct udp_out out OWNED_BY(role_udp_out);

@@ -152,6 +152,8 @@ static void retire(struct udp_flows *u, uint32_t i) RUNS_ON(role_udp_out)
     (void)epoll_ctl(u->config.epoll_fd, EPOLL_CTL_DEL, f->fd, NULL);
     atomic_store_explicit(&f->state, UDP_RETIRED, memory_order_release);
     (void)spsc_push(&u->retired, &i, 1); /* always fits: the ring takes all places */
+    if (u->config.retired)
+        u->config.retired(u->config.arg);
 }
 
 void udp_flows_turn(struct udp_flows *u)
@@ -313,6 +315,19 @@ static uint32_t make_room(struct udp_flows *u, bool dns, int64_t now_ns) RUNS_ON
     return take_place(u);
 }
 
+/* Place @i is not needed; without descriptors others go, and nothing is tried for a moment. */
+static void no_socket(struct udp_flows *u, uint32_t i, int error, int64_t now_ns) RUNS_ON(role_udp_out)
+{
+    bool exhausted = error == -EMFILE || error == -ENFILE || error == -ENOMEM || error == -ENOBUFS;
+
+    u->out.free[u->out.n_free++] = i;
+    for (int n = 0; exhausted && n < MAKE_ROOM; n++)
+        (void)evict(u, UDP_EVICT_IDLE_S * NS_PER_S, now_ns);
+    if (exhausted)
+        u->out.refused_ns = now_ns;
+    counter_add(exhausted ? COUNTER_udp_fallback_descriptors : COUNTER_udp_fallback_bind, 1);
+}
+
 uint32_t udp_open(struct udp_flows *u, const union address *guest, bool dns, bool port53, int64_t now_ns)
 {
     struct epoll_event event = {.events = EPOLLIN};
@@ -330,18 +345,8 @@ uint32_t udp_open(struct udp_flows *u, const union address *guest, bool dns, boo
         return UDP_NONE;
     }
     fd = make_socket(u, guest->sa.sa_family);
-    event.data.u64 = u->config.tag | i;
-    if (fd < 0 || epoll_ctl(u->config.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
-        bool exhausted = fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM || fd == -ENOBUFS;
-
-        if (fd >= 0)
-            close(fd);
-        u->out.free[u->out.n_free++] = i;
-        for (int n = 0; exhausted && n < MAKE_ROOM; n++)
-            (void)evict(u, UDP_EVICT_IDLE_S * NS_PER_S, now_ns);
-        if (exhausted)
-            u->out.refused_ns = now_ns;
-        counter_add(exhausted || fd >= 0 ? COUNTER_udp_fallback_descriptors : COUNTER_udp_fallback_bind, 1);
+    if (fd < 0) {
+        no_socket(u, i, fd, now_ns);
         return UDP_NONE;
     }
     f = &u->flows[i];
@@ -354,14 +359,21 @@ uint32_t udp_open(struct udp_flows *u, const union address *guest, bool dns, boo
                            .first = UDP_NONE,
                            .last = UDP_NONE};
     atomic_store_explicit(&f->out_ns, now_ns, memory_order_relaxed);
+    /* Pairs with the acquire of udp_flows_ready(), which may come as soon as the socket is in the set. */
+    atomic_store_explicit(&f->state, UDP_LIVE, memory_order_release);
+    event.data.u64 = u->config.tag | i;
+    if (epoll_ctl(u->config.epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
+        atomic_store_explicit(&f->state, UDP_FREE, memory_order_relaxed);
+        close(fd);
+        no_socket(u, i, -ENOMEM, now_ns); /* or too many watches: nothing that passes at once */
+        return UDP_NONE;
+    }
     at = bucket(u, guest);
     f->next_hash = *at;
     *at = i;
     list_append(u, i, dns ? UDP_LIST_FAST : later_list(f), now_ns);
     counter_set(COUNTER_udp_flows, ++u->out.n_live);
     counter_add(COUNTER_udp_opened, 1);
-    /* Pairs with the acquire of udp_flows_ready(). */
-    atomic_store_explicit(&f->state, UDP_LIVE, memory_order_release);
     return i;
 }
 

@@ -218,86 +218,11 @@ static void udp_send(void *arg, const void *frame, uint32_t size)
     tap_tx_send(&e->tx, frame, size);
 }
 
-static void flow_written(struct engine *e, int r)
-{
-    if (r == -EAGAIN)
-        counter_add_shared(COUNTER_tx_drop_link, 1);
-    else if (r < 0)
-        engine_set_gone_and_kick(e, r);
-}
-
-/* Each half of the flows, whatever thread it runs in, writes to the TAP itself. */
-static void flow_send(void *arg, const void *frame, uint32_t size)
-{
-    struct engine *e = arg;
-
-    capture_frame(e->config.capture, PCAPNG_INBOUND, frame, size);
-    flow_written(e, tap_write_now(e->config.tap_fd, e->config.header_size, frame, size));
-}
-
-static void flow_send_parts(void *arg, const struct virtio_net_hdr *header, struct iovec *parts,
-                            uint32_t n_parts)
-{
-    struct engine *e = arg;
-    uint32_t size = e->config.header_size;
-    uint8_t *start = (uint8_t *)parts[0].iov_base - size;
-
-    memset(start, 0, size);
-    memcpy(start, header, sizeof(*header));
-    parts[0].iov_base = start;
-    parts[0].iov_len += size;
-    flow_written(e, tap_write_parts(e->config.tap_fd, size, parts, (int)n_parts));
-}
-
-/* The guest's datagrams past libslirp; a quarter of the descriptors there are at most. */
-static int make_flows(struct engine *e, struct failure *why)
-    TSA(no_thread_safety_analysis) /* before threads start */
-{
-    const struct engine_config *c = &e->config;
-    struct udp_flows_config config = {
-        .epoll_fd = e->descriptors.epoll_fd,
-        .tag = events_tag(EVENT_FLOW, 0),
-        .mtu = c->mtu,
-        .network = c->network,
-        .netmask = c->netmask,
-        .gateway = c->gateway,
-        .dns = c->dns,
-        .disable_host_loopback = c->disable_host_loopback,
-        .disable_dns = c->disable_dns,
-        .has_outbound = c->has_outbound,
-        .has_outbound6 = c->has_outbound6,
-        .outbound = c->outbound,
-        .outbound6 = c->outbound6,
-        .resolv_conf = "/etc/resolv.conf",
-        .n_flows_max = UDP_FLOWS_MAX,
-        .send = flow_send,
-        /* A capture shall show datagrams as they are. */
-        .send_parts = c->joined_datagrams && !c->capture ? flow_send_parts : NULL,
-        .arg = e,
-    };
-    struct failure flows_why = FAILURE_NULL;
-    char text[FAILURE_TEXT_SIZE];
-    struct rlimit limit;
-    int r;
-
-    snprintf(e->udp_text, sizeof(e->udp_text), "libslirp (--udp=slirp)");
-    if (c->udp == ENGINE_UDP_SLIRP)
-        return 0;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur / 4 < UDP_FLOWS_MAX)
-        config.n_flows_max = (uint32_t)(limit.rlim_cur / 4);
-    r = udp_flows_new(&e->flows, &config, c->udp == ENGINE_UDP_DIRECT ? why : &flows_why);
-    if (r == 0)
-        snprintf(e->udp_text, sizeof(e->udp_text), "direct");
-    else if (c->udp == ENGINE_UDP_AUTO)
-        snprintf(e->udp_text, sizeof(e->udp_text), "libslirp (%s)",
-                 failure_text(&flows_why, text, sizeof(text)));
-    return c->udp == ENGINE_UDP_DIRECT ? r : 0;
-}
-
 static void engine_init_empty(struct engine *e) TSA(no_thread_safety_analysis) /* before threads start */
 {
-    e->gone_fd = e->wake.fd = e->rx.wake.fd = e->tx.wake.fd = e->descriptors.epoll_fd = -1;
+    e->gone_fd = e->wake.fd = e->rx.wake.fd = e->tx.wake.fd = e->descriptors.epoll_fd = e->flow_epoll_fd = -1;
     world_init(&e->world);
+    world_init(&e->rx_world);
     pthread_mutex_init(&e->adopt_lock, NULL);
 }
 
@@ -351,7 +276,7 @@ static int engine_init(struct engine *e, struct failure *why)
     e->rx.pool = &e->rx_pool;
     e->rx.ring = &e->rx_ring;
     e->rx.consumer = &e->wake;
-    e->rx.on_gone = engine_set_gone_and_kick;
+    e->rx.on_gone = engine_rx_gone;
     e->rx.arg = e;
     e->rx.capture = e->tx.capture = e->config.capture;
     e->tx.io = e->io;
@@ -379,7 +304,7 @@ static int engine_init(struct engine *e, struct failure *why)
         return failure(why, r, NULL, "cannot allocate the reassembly of fragments");
     if ((r = udp_forwards_new(&e->udp, &udp)) < 0)
         return failure(why, r, NULL, "cannot allocate the UDP forwards");
-    r = make_flows(e, why);
+    r = engine_make_flows(e, why);
     return r < 0 ? r : make_slirp(e, why);
 }
 
@@ -414,7 +339,9 @@ struct engine *engine_free(struct engine *e) TSA(no_thread_safety_analysis) /* a
     role_leave(&role_slirp);
     udp_forwards_free(e->udp);
     udp_flows_free(e->flows);
+    closep(&e->flow_epoll_fd);
     reassembly_free(e->reassembly);
+    reassembly_free(e->rx_reassembly);
     free(e->apart);
     if (e->io) {
         e->io->reader_free(e->reader);
@@ -434,6 +361,7 @@ struct engine *engine_free(struct engine *e) TSA(no_thread_safety_analysis) /* a
         (void)ioctl(e->config.tap_fd, TUNSETOFFLOAD, 0);
     closep(&e->config.tap_fd);
     world_deinit(&e->world);
+    world_deinit(&e->rx_world);
     pthread_mutex_destroy(&e->adopt_lock);
     free(e);
     return NULL;
@@ -464,6 +392,7 @@ int engine_start(struct engine *e, struct failure *why)
     e->started = true;
     if (e->shared)
         return 0;
+    e->rx_world.ended = false;
     if ((r = tap_tx_start(&e->tx)) < 0 || (r = tap_rx_start(&e->rx)) < 0) {
         engine_stop(e);
         return failure(why, r, "use --io-backend=epoll, or raise RLIMIT_NPROC",
@@ -475,6 +404,7 @@ int engine_start(struct engine *e, struct failure *why)
 void engine_stop(struct engine *e) TSA(no_thread_safety_analysis) /* the threads end here */
 {
     tap_rx_stop(&e->rx);
+    world_end(&e->rx_world);
     if (e->started) {
         atomic_store_explicit(&e->stop, true, memory_order_relaxed); /* ordered by the eventfd */
         wakeup_send(&e->wake);
@@ -497,14 +427,10 @@ TSA(no_thread_safety_analysis) void world_stop(struct engine *e)
 {
     world_hold(&e->world, kick, e);
     role_enter(&role_slirp);
-    role_enter(&role_udp_out);
-    role_enter(&role_udp_in);
 }
 
 TSA(no_thread_safety_analysis) void world_resume(struct engine *e)
 {
-    role_leave(&role_udp_in);
-    role_leave(&role_udp_out);
     role_leave(&role_slirp);
     world_release(&e->world);
 }
@@ -547,14 +473,4 @@ int engine_list_slirp(struct engine *e, uint64_t from, struct flow_info *rows, u
 int engine_list_udp(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
 {
     return udp_forwards_list(e->udp, from, rows, max, ret_next);
-}
-
-TSA(no_thread_safety_analysis) /* during a world stop its caller has the two UDP roles as well */
-int engine_list_flows(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max,
-                      uint64_t *ret_next)
-{
-    if (e->flows)
-        return udp_flows_list(e->flows, from, rows, max, clock_monotonic_ns(), ret_next);
-    *ret_next = 0;
-    return 0;
 }

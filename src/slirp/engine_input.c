@@ -64,8 +64,8 @@ static bool admit(struct engine *e, struct packet *packet, enum packet_kind *ret
 
 static void flush_flows(struct engine *e) RUNS_ON(role_udp_out)
 {
-    if (e->flows)
-        udp_flows_flush(e->flows, clock_coarse_ns());
+    if (e->loop_flows)
+        udp_flows_flush(e->loop_flows, clock_coarse_ns());
 }
 
 enum {
@@ -100,8 +100,8 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, i
         e->again = true;
     if (udp_forwards_active(e->udp) && udp_forwards_take(e->udp, kind, &packet))
         return;
-    if (packet.ip_protocol == IPPROTO_UDP && e->flows &&
-        udp_flows_take(e->flows, &packet, 0, clock_coarse_ns())) {
+    if (packet.ip_protocol == IPPROTO_UDP && e->loop_flows &&
+        udp_flows_take(e->loop_flows, &packet, 0, clock_coarse_ns())) {
         if (flags & INPUT_PASSING)
             flush_flows(e); /* before frames go back: what was taken from them lies in them */
         return;
@@ -132,8 +132,8 @@ static void input_joined(struct engine *e, const uint8_t *frame, uint32_t size, 
 
     if (!admit(e, &packet, &kind, frame, size))
         return;
-    if (e->flows && !udp_forwards_active(e->udp) &&
-        udp_flows_take(e->flows, &packet, datagram_size, clock_coarse_ns()))
+    if (e->loop_flows && !udp_forwards_active(e->udp) &&
+        udp_flows_take(e->loop_flows, &packet, datagram_size, clock_coarse_ns()))
         return;
     for (uint32_t i = 0; (size = offload_take_apart(e->apart, &packet, kind, datagram_size, i)) > 0; i++)
         input_frame(e, e->apart, size, INPUT_TAKEABLE | INPUT_PASSING);

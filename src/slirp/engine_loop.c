@@ -74,8 +74,8 @@ static int sleep_ms(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
         if (e->timers[i].armed && e->timers[i].expire_ms * NS_PER_MS < until_ns)
             until_ns = e->timers[i].expire_ms * NS_PER_MS;
     }
-    if (e->flows && udp_flows_next_ns(e->flows) < until_ns)
-        until_ns = udp_flows_next_ns(e->flows);
+    if (e->loop_flows && udp_flows_next_ns(e->loop_flows) < until_ns)
+        until_ns = udp_flows_next_ns(e->loop_flows);
     if (until_ns == INT64_MAX)
         return -1;
     ms = (until_ns - now_ns + NS_PER_MS - 1) / NS_PER_MS;
@@ -95,8 +95,8 @@ static void run_timers(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_ou
     }
     if (now_ns >= e->udp_expire_ns || e->udp_expire_ns == INT64_MAX)
         e->udp_expire_ns = udp_forwards_expire(e->udp, now_ns);
-    if (e->flows && now_ns >= udp_flows_next_ns(e->flows))
-        udp_flows_expire(e->flows, now_ns);
+    if (e->loop_flows && now_ns >= udp_flows_next_ns(e->loop_flows))
+        udp_flows_expire(e->loop_flows, now_ns);
 }
 
 /* An outbound connection was decided: libslirp reports a refusal itself, but forgets that a host cannot be
@@ -222,7 +222,7 @@ static bool wait_events(struct engine *e, bool busy, bool *ret_slirp_ready) RUNS
             udp_forwards_readable(e->udp, events_value(tag));
             break;
         case EVENT_FLOW:
-            udp_flows_ready(e->flows, events_value(tag), events[i].events, clock_coarse_ns());
+            udp_flows_ready(e->loop_flows, events_value(tag), events[i].events, clock_coarse_ns());
             break;
         }
     }
@@ -263,8 +263,8 @@ static void loop(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out) RUN
             e->dirty = true;
         }
         engine_take_handed_over(e);
-        if (e->flows)
-            udp_flows_turn(e->flows);
+        if (e->loop_flows)
+            udp_flows_turn(e->loop_flows);
         if (e->dirty)
             fill(e);
         if (!wait_events(e, more, &slirp_ready))

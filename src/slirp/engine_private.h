@@ -6,6 +6,7 @@
  * engine_loop.c      the slirp thread's loop
  * engine_input.c     frames from the guest, and what other threads hand over
  * engine_callbacks.c what libslirp calls
+ * engine_flows.c     who carries the guest's own datagrams
  */
 #pragma once
 
@@ -90,7 +91,11 @@ struct engine {
     struct ping ping OWNED_BY(role_slirp);
     struct descriptors descriptors OWNED_BY(role_slirp);
     struct udp_forwards *udp OWNED_BY(role_slirp);
-    struct udp_flows *flows; /* NULL: the guest's datagrams go through libslirp */
+    struct udp_flows *flows;          /* NULL: the guest's datagrams go through libslirp */
+    struct udp_flows *loop_flows;     /* the same if the slirp thread carries them, else NULL */
+    int flow_epoll_fd;                /* split mode: tap-tx's */
+    struct reassembly *rx_reassembly; /* split mode: tap-rx's */
+    struct world rx_world;            /* split mode: tap-rx stands still */
     struct reassembly *reassembly OWNED_BY(role_slirp);
     struct timer timers[TIMERS_MAX] OWNED_BY(role_slirp);
     const uint8_t *input_frame OWNED_BY(role_slirp); /* the SYN being given to libslirp, else NULL */
@@ -117,6 +122,11 @@ void engine_set_gone_and_kick(void *arg, int error);
 extern const SlirpCb engine_callbacks;
 /* For g_log_set_default_handler(). */
 void engine_on_glib_message(const gchar *domain, GLogLevelFlags level, const gchar *message, gpointer arg);
+
+/* engine_flows.c. main, before threads start. */
+int engine_make_flows(struct engine *e, struct failure *why);
+/* tap-rx: as engine_set_gone_and_kick(), and nobody waits for it any more. */
+void engine_rx_gone(void *arg, int error);
 
 /* engine_input.c. A batch of frames, from the ring or, in shared mode, from the TAP. Returns true when there
  * may be more at once. */

@@ -70,6 +70,7 @@ struct udp_forwards {
     struct udp_forwards_config config;
     struct udp_forward **forwards; /* by index; a removed one leaves NULL */
     uint32_t n_forwards;
+    _Atomic uint32_t ports[65536 / 32]; /* a bit each; written by the slirp role, relaxed: a hint */
     uint32_t n_clients;
     struct client *by_guest[BUCKETS], *by_real[BUCKETS];
     struct client *oldest, *newest;
@@ -433,6 +434,23 @@ bool udp_forwards_take(struct udp_forwards *u, enum packet_kind kind, const stru
 
 /* ---- forwards ---- */
 
+bool udp_forwards_port(const struct udp_forwards *u, uint16_t guest_port)
+{
+    return atomic_load_explicit(&u->ports[guest_port / 32], memory_order_relaxed) >> guest_port % 32 & 1;
+}
+
+static void note_port(struct udp_forwards *u, uint16_t port)
+{
+    bool used = false;
+
+    for (uint32_t i = 0; i < u->n_forwards && !used; i++)
+        used = u->forwards[i] && address_port(&u->forwards[i]->guest) == port;
+    if (used)
+        atomic_fetch_or_explicit(&u->ports[port / 32], 1u << port % 32, memory_order_relaxed);
+    else
+        atomic_fetch_and_explicit(&u->ports[port / 32], ~(1u << port % 32), memory_order_relaxed);
+}
+
 int udp_forward_add(struct udp_forwards *u, const union address *host, bool v6_only,
                     const union address *guest, struct udp_forward **ret, struct failure *why)
 {
@@ -470,6 +488,7 @@ int udp_forward_add(struct udp_forwards *u, const union address *host, bool v6_o
     if (index == u->n_forwards)
         u->n_forwards++;
     u->forwards[index] = f;
+    note_port(u, address_port(guest));
     *ret = f;
     return 0;
 fail:
@@ -494,6 +513,7 @@ void udp_forward_remove(struct udp_forwards *u, struct udp_forward *f)
     u->forwards[f->index] = NULL;
     while (u->n_forwards > 0 && !u->forwards[u->n_forwards - 1])
         u->n_forwards--;
+    note_port(u, address_port(&f->guest));
     free(f);
 }
 

@@ -66,6 +66,9 @@ bool udp_forwards_take(struct udp_forwards *u, enum packet_kind kind, const stru
 /* Does udp_forwards_take() need to look at all? */
 bool udp_forwards_active(const struct udp_forwards *u) RUNS_ON(role_slirp);
 
+/* Any thread: is there a forward to this port of the guest? True before its first client is seen. */
+bool udp_forwards_port(const struct udp_forwards *u, uint16_t guest_port);
+
 /* Forgets idle clients; call at the time it returned last (CLOCK_MONOTONIC ns; INT64_MAX: nothing to forget).
  */
 int64_t udp_forwards_expire(struct udp_forwards *u, int64_t now_ns) RUNS_ON(role_slirp);

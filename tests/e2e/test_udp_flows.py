@@ -84,8 +84,10 @@ def test_frames_hold_several_datagrams_both_ways(world, mtu, forward):
         slirp.forward("udp", 5353, 5300)
     r = world.guest.client("udp_segments", REMOTE4, 7000, 20, 1200)
     assert r["same"] and r["sizes"] == [1193, 1200]
+    # The guest may have its answer before the program has counted it.
+    wait_for("both ways are counted", lambda: [stats(slirp)[name] for name in ("udp_out", "udp_in")] == [20, 20])
     s = stats(slirp)
-    assert s["udp_out"] == s["udp_in"] == 20 and s["rx_drop_offload"] == s["tx_gso_refused"] == 0
+    assert s["rx_drop_offload"] == s["tx_gso_refused"] == 0
     if tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) < (6, 2):
         return
     assert s["rx_gso"] > 0
@@ -100,8 +102,9 @@ def test_without_offload_every_datagram_is_a_frame(world):
     world.remote.peer("udp_echo_many", REMOTE4, 7000)
     slirp = world.start(DIRECT, "--offload=off", api=True)
     assert world.guest.client("udp_segments", REMOTE4, 7000, 20, 1200)["same"]
+    wait_for("all are counted", lambda: stats(slirp)["udp_in"] == 20)
     s = stats(slirp)
-    assert s["rx_gso"] == s["udp_in_joined"] == 0 and s["udp_in"] == 20
+    assert s["rx_gso"] == s["udp_in_joined"] == 0
 
 
 @pytest.mark.parametrize("v6", [False, True], ids=["v4", "v6"])
@@ -287,12 +290,12 @@ def test_datagrams_in_the_sandbox_with_few_descriptors(world):
     world.remote.peer("udp_echo_many", REMOTE6, 7000)
     world.host.peer("dns", "127.0.0.1", 53, "192.0.2.33")
     slirp = start(world, DIRECT, "--enable-sandbox", "--enable-seccomp", v6=True, api=True,
-                  preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96)))
+                  preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
     for addr in (REMOTE4, REMOTE6):
         assert world.guest.client("udp", addr, 7000, 9000)["same"]
         assert world.guest.client("udp_many", addr, 7000, 200, 1200, "", 1)["good"] > 64  # from then on in bulk
         assert world.guest.client("udp_connected", addr, 7009)["errno"] == "ECONNREFUSED"
-        assert world.guest.client("udp_ports", addr, 7000, 60, 0)["answered"] > 0
+        assert world.guest.client("udp_ports", addr, 7000, 100, 0)["answered"] > 0
     assert world.guest.client("ttl", REMOTE4, 7000, 1)["offender"] == GATEWAY4
     assert world.guest.client("dns", DNS4, 53)["address"] == "192.0.2.33"
     s = stats(slirp)
@@ -301,6 +304,23 @@ def test_datagrams_in_the_sandbox_with_few_descriptors(world):
 
 
 # ---- forwards ----
+
+def test_with_split_threads_a_forwarded_port_is_left_to_libslirp(world):
+    """Only the slirp thread knows the clients of forwards; other ports are not concerned, and the port is free again later."""
+    world.remote.peer("udp_echo_many", REMOTE4, 7000)
+    slirp = world.start(DIRECT, "--threads=split", api=True)
+    forward = slirp.forward("udp", 5353, 5300)
+    assert world.guest.client("udp", REMOTE4, 7000, 10, 3, 5300)["same"]
+    s = stats(slirp)
+    assert s["udp_opened"] == 0 and s["udp_fallback_forward"] == 1
+    assert world.guest.client("udp", REMOTE4, 7000, 10, 3, 5301)["same"]
+    assert world.guest.client("udp", REMOTE4, 7000, 9000, 3, 5301)["same"]  # in fragments, by the same socket
+    assert stats(slirp)["udp_opened"] == 1
+    assert [f["guest_port"] for f in slirp.api("flows")["return"]["flows"] if f["tier"] == "udp"] == [5301]
+    slirp.api("remove_hostfwd", id=forward)
+    assert world.guest.client("udp", REMOTE4, 7000, 10, 3, 5300)["same"]
+    assert stats(slirp)["udp_opened"] == 2
+
 
 def test_a_forwards_clients_and_own_datagrams_share_a_guest_port(world):
     """An answer to a forward's client goes there; what the same port sends elsewhere has a socket of its own."""
