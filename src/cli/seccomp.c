@@ -4,8 +4,8 @@
  *
  * The table: what each duty calls, what the C library, the allocator, glib and libslirp call for it. A path
  * cannot be looked at by a filter, so the file system is Landlock's affair (confine.c); here it matters that
- * only `slirp` may open a file at all, for reading, because it follows /etc/resolv.conf, and main, if it
- * looks into /proc. What goes through an io_uring is invisible to a filter: the rings are restricted to their
+ * only `slirp`, and `tap-rx` if it sends datagrams, may open a file at all, for reading, because they follow
+ * /etc/resolv.conf, and main, if it looks into /proc. What goes through an io_uring is invisible to a filter: the rings are restricted to their
  * few operations on registered descriptors (tap_uring.c), and there will be no others.
  *
  * Nobody starts a program, looks into a process, changes a namespace, mounts, or maps anything executable.

@@ -187,7 +187,8 @@ static bool send_joined(struct udp_flows *u, const struct udp_frame *f, uint32_t
     uint32_t gso_size = step < size ? step : 0, head_size;
 
     /* A kernel that refuses such frames is not asked again (counted). */
-    if (!u->config.send_parts || (gso_size > 0 && counter_read(COUNTER_tx_gso_refused) > 0))
+    if (!u->config.send_parts || (gso_size > 0 && counter_read(COUNTER_tx_gso_refused) > 0) ||
+        (gso_size > 0 && (size + step - 1) / step > UDP_IN_BATCH))
         return false;
     head_size = udp_frame_head(f, apart.head, &header, size, gso_size);
     if (head_size == 0)
