@@ -82,7 +82,7 @@
       "datagrams dropped because the guest must not or cannot see who sent them")                           \
     X(udp_fallback_descriptors, "datagrams", "datagrams left to libslirp because descriptors ran out")      \
     X(udp_fallback_table_full, "datagrams", "... because there was no place for another flow")              \
-    X(udp_fallback_forward, "datagrams", "... because a forward leads to that port and threads are split") \
+    X(udp_fallback_forward, "datagrams", "... because a forward leads to that port and threads are split")  \
     X(udp_fallback_bind, "datagrams", "... because a socket could not be set up (--outbound-addr)")         \
     X(udp_fallback_no_nameserver, "datagrams", "... because resolv.conf names no nameserver of the family") \
     X(fwd_accepted, "connections", "connections accepted for TCP forwards")                                 \

@@ -162,8 +162,14 @@ static int hook_list_udp(void *arg, uint64_t from, struct flow_info *rows, uint3
 static int hook_list_flows(void *arg, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)
 {
     struct program *p = arg;
+    int n;
 
-    return engine_list_flows(p->engine, from, rows, max, ret_next);
+    if (!engine_is_shared(p->engine))
+        return engine_list_flows(p->engine, from, rows, max, ret_next);
+    world_stop(p->engine);
+    n = engine_list_flows(p->engine, from, rows, max, ret_next);
+    world_resume(p->engine);
+    return n;
 }
 
 static int hook_list_slirp(void *arg, uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next)

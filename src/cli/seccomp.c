@@ -5,8 +5,9 @@
  * The table: what each duty calls, what the C library, the allocator, glib and libslirp call for it. A path
  * cannot be looked at by a filter, so the file system is Landlock's affair (confine.c); here it matters that
  * only `slirp`, and `tap-rx` if it sends datagrams, may open a file at all, for reading, because they follow
- * /etc/resolv.conf, and main, if it looks into /proc. What goes through an io_uring is invisible to a filter: the rings are restricted to their
- * few operations on registered descriptors (tap_uring.c), and there will be no others.
+ * /etc/resolv.conf, and main, if it looks into /proc. What goes through an io_uring is invisible to a filter:
+ * the rings are restricted to their few operations on registered descriptors (tap_uring.c), and there will be
+ * no others.
  *
  * Nobody starts a program, looks into a process, changes a namespace, mounts, or maps anything executable.
  * Threads are made while the first filter is in force and no longer: that needs clone(2) as the C library

@@ -134,8 +134,8 @@ void engine_udp_forward_stats(const struct udp_forward *f, struct udp_forward_st
 /* libslirp's own table of connections, for people; the caller frees it with free(). NULL: no memory. */
 char *engine_slirp_info(struct engine *e) RUNS_ON(role_slirp);
 
-/* The api thread, not during a world stop: flow_list (io/flow_info.h) of the guest's own datagrams. Whoever
- * carries them stands still meanwhile. */
+/* The api thread: flow_list (io/flow_info.h) of the guest's own datagrams. In shared mode during a world
+ * stop, in split mode without one: there tap-rx stands still. */
 int engine_list_flows(struct engine *e, uint64_t from, struct flow_info *rows, uint32_t max,
                       uint64_t *ret_next);
 /* flow_list (io/flow_info.h) of what libslirp carries, and of clients of UDP forwards. */

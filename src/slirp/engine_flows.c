@@ -191,16 +191,10 @@ int engine_list_flows(struct engine *e, uint64_t from, struct flow_info *rows, u
     *ret_next = 0;
     if (!e->flows)
         return 0;
-    if (e->shared)
-        world_stop(e);
-    else
+    if (!e->shared)
         world_hold(&e->rx_world, kick_rx, e);
-    role_enter(&role_udp_out);
     n = udp_flows_list(e->flows, from, rows, max, clock_monotonic_ns(), ret_next);
-    role_leave(&role_udp_out);
-    if (e->shared)
-        world_resume(e);
-    else
+    if (!e->shared)
         world_release(&e->rx_world);
     return n;
 }
