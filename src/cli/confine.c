@@ -2,11 +2,11 @@
 /*
  * confine.c
  *
- * Landlock: the threads of the data plane, the API and the capture open nothing any more; only `slirp` may
- * read below /etc and /run, as in the sandbox, and below the place where resolv.conf really is, because it is
- * replaced by renaming and so has to be allowed by its directory. main may remove its sockets at the end. It
- * is not restricted while it watches the target's namespace: whoever is restricted may not look at other
- * processes (landlock.h).
+ * Landlock: the threads of the data plane, the API and the capture open nothing any more; only `slirp`, and
+ * `tap-rx` where it sends datagrams, may read below /etc and /run, as in the sandbox, and below the place
+ * where resolv.conf really is, because it is replaced by renaming and so has to be allowed by its directory.
+ * main may remove its sockets at the end. It is not restricted while it watches the target's namespace:
+ * whoever is restricted may not look at other processes (landlock.h).
  *
  * Capabilities belong to threads. What a thread may keep is what privileges_drop() has left to the process
  * (in the sandbox: CAP_NET_BIND_SERVICE) and its duties need. An ordinary user has none to give up.
@@ -115,9 +115,9 @@ static int rules_make(struct failure *why)
 
 static int files_close(uint32_t duties, const char *name, struct failure *why)
 {
-    int ruleset_fd = duties & DUTY_MAIN    ? state.main_fd
-                     : duties & DUTY_SLIRP ? state.resolv_fd
-                                           : state.nothing_fd;
+    int ruleset_fd = duties & DUTY_MAIN                     ? state.main_fd
+                     : duties & (DUTY_SLIRP | DUTY_UDP_OUT) ? state.resolv_fd
+                                                            : state.nothing_fd;
     int r = ruleset_fd < 0 ? 0 : landlock_enter(ruleset_fd);
 
     return r < 0 ? failure(why, r, NULL, "cannot close the file system to the thread %s", name) : 0;

@@ -78,6 +78,7 @@ static bool take_frame(struct engine *e, frame_id id, int64_t now_ns) RUNS_ON(ro
     enum packet_kind kind = packet_parse(&p, frame, size);
 
     if ((kind != PACKET_IPV4 && kind != PACKET_IPV6) || p.ip_protocol != IPPROTO_UDP ||
+        !engine_checksums_good(&p, kind) ||
         filter_frame(&e->filter, kind, &p) != FILTER_PASS) /* the slirp thread drops and counts it */
         return false;
     if (p.is_fragment) {

@@ -21,9 +21,8 @@ enum {
     SLIRP_SOCKETS_MAX = 8192, /* a connection may fill buffers of 256 KiB in libslirp */
 };
 
-/* Of the header of IPv4 (RFC 1122 3.2.1.2), and of SYNs (RFC 9293 3.1), which may be answered by others than
- * libslirp; libslirp looks at what it gets itself, and udp_out.c at datagrams. */
-static bool checksums_good(const struct packet *p, enum packet_kind kind)
+/* libslirp looks at what it gets itself, and udp_out.c at datagrams. */
+bool engine_checksums_good(const struct packet *p, enum packet_kind kind)
 {
     const uint8_t *ip = p->frame + ETH_HLEN;
 
@@ -39,7 +38,7 @@ static bool admit(struct engine *e, struct packet *packet, enum packet_kind *ret
                   uint32_t size) RUNS_ON(role_slirp)
 {
     *ret_kind = packet_parse(packet, frame, size);
-    if ((*ret_kind == PACKET_IPV4 || *ret_kind == PACKET_IPV6) && !checksums_good(packet, *ret_kind)) {
+    if ((*ret_kind == PACKET_IPV4 || *ret_kind == PACKET_IPV6) && !engine_checksums_good(packet, *ret_kind)) {
         counter_add(COUNTER_rx_drop_checksum, 1);
         return false;
     }

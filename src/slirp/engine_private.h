@@ -128,6 +128,9 @@ int engine_make_flows(struct engine *e, struct failure *why);
 /* tap-rx: as engine_set_gone_and_kick(), and nobody waits for it any more. */
 void engine_rx_gone(void *arg, int error);
 
+/* engine_input.c. Any thread: the checksums of the header of IPv4 (RFC 1122 3.2.1.2), and of SYNs (RFC
+ * 9293 3.1), which may be answered by others than libslirp. @kind: IPv4 or IPv6. */
+bool engine_checksums_good(const struct packet *p, enum packet_kind kind);
 /* engine_input.c. A batch of frames, from the ring or, in shared mode, from the TAP. Returns true when there
  * may be more at once. */
 bool engine_input_batch(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out);
