@@ -172,7 +172,7 @@ static int make_slirp(struct engine *e, struct failure *why)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
     const struct engine_config *c = &e->config;
-    unsigned mtu = e->large.on ? LARGE_IF_MTU : c->mtu;
+    unsigned mtu = e->large.on ? LARGE_IF_MTU : c->mtu, mru = e->large.on ? LARGE_IF_MRU : c->mtu;
     SlirpConfig config = {
         .version = 4,
         .in_enabled = true,
@@ -184,7 +184,7 @@ static int make_slirp(struct engine *e, struct failure *why)
         .in6_enabled = c->ipv6,
         .vprefix_len = 64,
         .if_mtu = mtu,
-        .if_mru = mtu,
+        .if_mru = mru,
         .disable_host_loopback = c->disable_host_loopback,
         .disable_dns = c->disable_dns,
     };

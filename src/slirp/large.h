@@ -21,8 +21,12 @@
 #include "io/tap_tx.h"
 
 enum {
-    LARGE_IF_MTU = 65521, /* libslirp's largest */
-    LARGE_MSS = 65460,    /* as large as an IPv4 packet can carry, nearly */
+    LARGE_IF_MTU = 65521, /* libslirp's largest; more from the guest by IPv6 it refuses */
+    /* libslirp makes a connection's buffers 128 KiB large, then again, rounded up to whole segments; with
+     * segments that divide 128 KiB nothing is moved, and they cost no memory before they are used. It is
+     * exact for IPv4. */
+    LARGE_IF_MRU = 32768 + 40,
+    LARGE_MSS = 32768,
     /* Larger segments are cut, too: a window of 64 KiB has room for several then. Four of these are just not
      * more than half of it, which is what Linux sends at a time (tcp_bound_to_half_wnd()). */
     LARGE_SEGMENT_MSS = 8191,

@@ -62,11 +62,20 @@ def test_jumbo_datagrams_arrive(world, offload, mtu):
         assert world.guest.client("udp", REMOTE4, 7000, size)["same"], size
 
 
-@pytest.mark.parametrize("size", [1200, 9000])
+@pytest.mark.parametrize("size", [1200, 9000, 65000])
 def test_jumbo_datagrams_arrive_by_ipv6(world, size):
     start(world, "--divert=off", v6=True)
     world.remote.peer("udp_echo", REMOTE6, 7000)
     assert world.guest.client("udp", REMOTE6, 7000, size)["same"]
+
+
+@pytest.mark.skipif(bool(os.environ.get("E2E_SANITIZER")), reason="sanitizers have memory of their own")
+def test_a_thousand_connections_cost_little_memory(world):
+    """libslirp reserves 256 KiB for each; what is not used must not be touched."""
+    slirp = world.start("--no-splice")
+    world.remote.peer("tcp_echo_many", REMOTE4, 7000)
+    assert world.guest.begin("client", "crowd", REMOTE4, 7000, 1000).event("connected")["good"] == 1000
+    assert int(slirp.status()["VmRSS"].split()[0]) < 64 << 10
 
 
 @pytest.mark.parametrize("inner_mtu", [1500, 1400])
