@@ -219,7 +219,10 @@ static enum result server_turn(struct side *side, struct conn *conn, uint32_t ev
     }
     if (conn->head_done < sizeof(conn->head)) {
         errno = ENODATA;
-        return at_end ? FAILED : GOES_ON;
+        /* Without a byte: nsagent was killed when the program had connected to us, but could not make the
+         * guest's side any more; the guest gets another connection, through libslirp. Were it lost, the
+         * client would tell. */
+        return !at_end ? GOES_ON : conn->head_done == 0 ? DONE : FAILED;
     }
     if (push(side, conn) == FAILED) {
         return FAILED;
