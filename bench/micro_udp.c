@@ -86,7 +86,8 @@ static void count_parts(void *arg, const struct virtio_net_hdr *header, struct i
     n_frames++;
 }
 
-static void begin(bool joined, const char *resolv_conf)
+static void begin(bool joined, const char *resolv_conf) TSA(acquire_capability(role_udp_out))
+    TSA(acquire_capability(role_udp_in))
 {
     struct udp_flows_config config = {
         .epoll_fd = epoll_fd = epoll_create1(EPOLL_CLOEXEC),
@@ -110,7 +111,7 @@ static void begin(bool joined, const char *resolv_conf)
     role_enter(&role_udp_in);
 }
 
-static void end(void)
+static void end(void) TSA(release_capability(role_udp_in)) TSA(release_capability(role_udp_out))
 {
     role_leave(&role_udp_in);
     role_leave(&role_udp_out);
