@@ -214,12 +214,14 @@ int main(int argc, char **argv)
 {
     socklen_t size = sizeof(peer);
     static const int buffer = 4 << 20;
+    char *rest = NULL;
+    double seconds = argc == 2 ? strtod(argv[1], &rest) : 0;
 
-    if (argc != 2 || atof(argv[1]) <= 0) {
+    if (argc != 2 || rest == argv[1] || *rest != '\0' || !(seconds >= 0.01 && seconds <= 60)) {
         fprintf(stderr, "Usage: %s SECONDS\n", argv[0]);
         return 2;
     }
-    duration_ns = (int64_t)(atof(argv[1]) * 1e9);
+    duration_ns = (int64_t)(seconds * 1e9);
     peer_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     peer.in = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     if (peer_fd < 0 || bind(peer_fd, &peer.sa, sizeof(peer.in)) < 0 ||
