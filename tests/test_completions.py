@@ -30,6 +30,11 @@ def options() -> dict[str, tuple[str | None, str | None]]:
 CTL_COMMANDS = set(re.search(r"--ctl SOCKET .* ([a-z|]+) \[ARGUMENT\]", output(PROGRAM, "--help"))[1].split("|"))
 
 
+def skip(test: unittest.TestCase, why: str) -> None:
+    print(f"SKIP: {why}", flush=True)  # scripts/summary.py counts it
+    test.skipTest(why)
+
+
 class Bash(unittest.TestCase):
     def complete(self, *words: str) -> set[str]:
         """What comes for the last word, with "=" cut off as bash does it."""
@@ -80,7 +85,7 @@ class Bash(unittest.TestCase):
 class Zsh(unittest.TestCase):
     def setUp(self) -> None:
         if not shutil.which("zsh"):
-            self.skipTest("zsh is not installed")
+            skip(self, "zsh is not installed")
 
     def test_it_is_valid(self) -> None:
         output("zsh", "-n", ZSH)
@@ -106,7 +111,7 @@ class Zsh(unittest.TestCase):
 class Fish(unittest.TestCase):
     def setUp(self) -> None:
         if not shutil.which("fish"):
-            self.skipTest("fish is not installed")
+            skip(self, "fish is not installed")
 
     def complete(self, line: str) -> set[str]:
         text = output("fish", "--no-config", "-c", f"source {FISH}; complete -C '{line}'")

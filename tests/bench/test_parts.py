@@ -283,7 +283,7 @@ def small_result(monkeypatch: pytest.MonkeyPatch) -> dict:
 
 
 def test_the_result_is_what_the_schema_says(small_result: dict) -> None:
-    pytest.importorskip("jsonschema")
+    pytest.importorskip("jsonschema", reason="python3-jsonschema is not installed")
     assert report.validate(json.loads(json.dumps(small_result))) == []
     small_result["scenarios"][0]["metrics"][0]["samples"]["a"][0] = "fast"
     del small_result["machine"]["kernel"]

@@ -478,7 +478,9 @@ def client_abort(addr, port, n_bytes):
     with connect(addr, port) as s:
         s.sendall(pattern(int(n_bytes)))
         signal.sigtimedwait({signal.SIGUSR1}, DEADLINE_S)
+        end = time.monotonic() + DEADLINE_S
         while struct.unpack("i", fcntl.ioctl(s, termios.TIOCOUTQ, bytes(4)))[0]:
+            assert time.monotonic() < end
             time.sleep(0.001)
         s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return {"ok": True}
@@ -578,7 +580,7 @@ def client_crowd(addr, port, n):
         s.sendall(b"hello")
     good = sum(s.recv(5, socket.MSG_WAITALL) == b"hello" for s in socks)
     say(event="connected", good=good, ports=[s.getsockname()[1] for s in socks])
-    time.sleep(DEADLINE_S * 4)
+    time.sleep(DEADLINE_S * 4)  # at most: nobody waits for the end of it
     return {}
 
 
@@ -775,30 +777,9 @@ def raw_udp(interface, gateway_mac, dst, port):
     """A datagram addressed to @dst by hand; what comes back: an answer (and from whom), ICMP or nothing."""
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     s.bind((interface, 0))
-    mac = s.getsockname()[4]
-    v6 = ":" in dst
-    fam = family_of(dst)
-    src_b, dst_b = socket.inet_pton(fam, "fd00::1234" if v6 else "10.0.2.100"), socket.inet_pton(fam, dst)
-
-    def csum(b):
-        if len(b) % 2:
-            b += b"\0"
-        t = sum(struct.unpack("!%dH" % (len(b) // 2), b))
-        while t >> 16:
-            t = (t & 0xffff) + (t >> 16)
-        return ~t & 0xffff
-
+    mac, v6 = s.getsockname()[4], ":" in dst
     udp = struct.pack("!HHHH", 43211, int(port), 13, 0) + b"hello"
-    pseudo = src_b + dst_b + (struct.pack("!IHBB", 13, 0, 0, 17) if v6 else struct.pack("!BBH", 0, 17, 13))
-    udp = udp[:6] + struct.pack("!H", csum(pseudo + udp)) + udp[8:]
-    if v6:
-        ip = struct.pack("!IHBB", 0x60000000, 13, 17, 64) + src_b + dst_b
-        ether = bytes.fromhex(gateway_mac.replace(":", "")) + mac + b"\x86\xdd"
-    else:
-        ip = struct.pack("!BBHHHBBH", 0x45, 0, 33, 1, 0, 64, 17, 0) + src_b + dst_b
-        ip = ip[:10] + struct.pack("!H", csum(ip)) + ip[12:]
-        ether = bytes.fromhex(gateway_mac.replace(":", "")) + mac + b"\x08\x00"
-    s.send(ether + ip + udp)
+    s.send(make_frame(mac, "fd00::1234" if v6 else "10.0.2.100", dst, 17, udp, gateway_mac))
     end = time.monotonic() + 1.5
     answer = {"answer": "nothing"}
     while (left := end - time.monotonic()) > 0 and select.select([s], [], [], left)[0]:
@@ -808,7 +789,7 @@ def raw_udp(interface, gateway_mac, dst, port):
         l4 = 54 if f[12:14] == b"\x86\xdd" else 34
         proto = f[20] if l4 == 54 else f[23]
         if proto == 17 and f[l4 + 2:l4 + 4] == struct.pack("!H", 43211):
-            answer = {"answer": "udp", "source": socket.inet_ntop(fam, f[22:38] if v6 else f[26:30])}
+            answer = {"answer": "udp", "source": socket.inet_ntop(family_of(dst), f[22:38] if v6 else f[26:30])}
             break
         if proto in (1, 58) and f[l4] in (1, 3):
             answer = {"answer": "icmp"}
@@ -845,11 +826,7 @@ def raw_frames(interface, seed, count):
             struct.pack_into("!H", ip, 2, rnd.choice([20 + n, n, 65535, 20 + n // 2]))
             if rnd.random() < 0.3:
                 struct.pack_into("!H", ip, 6, rnd.getrandbits(16))
-            words = struct.unpack("!10H", ip)
-            total = sum(words)
-            while total >> 16:
-                total = (total & 0xffff) + (total >> 16)
-            struct.pack_into("!H", ip, 10, ~total & 0xffff)
+            struct.pack_into("!H", ip, 10, checksum(bytes(ip)))
             frame = ether + b"\x08\x00" + bytes(ip) + body
         try:
             s.sendto(frame.ljust(14, b"\0")[:1500], (interface, 0))
@@ -863,31 +840,8 @@ def raw_syn(interface, gateway_mac, dst, port):
     """A SYN addressed to @dst by hand (no routing, no martian check); what comes back: SYN-ACK, RST, ICMP or nothing."""
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
     s.bind((interface, 0))
-    mac = s.getsockname()[4]
-    v6 = ":" in dst
-    source = "fd00::1234" if v6 else "10.0.2.100"
-    fam = family_of(dst)
-    src_b, dst_b = socket.inet_pton(fam, source), socket.inet_pton(fam, dst)
-    tcp = struct.pack("!HHIIBBHHH", 43210, int(port), 1000, 0, 0x50, 2, 65535, 0, 0)
-
-    def csum(b):
-        if len(b) % 2:
-            b += b"\0"
-        t = sum(struct.unpack("!%dH" % (len(b) // 2), b))
-        while t >> 16:
-            t = (t & 0xffff) + (t >> 16)
-        return ~t & 0xffff
-
-    pseudo = src_b + dst_b + (struct.pack("!IHBB", 20, 0, 0, 6) if v6 else struct.pack("!BBH", 0, 6, 20))
-    tcp = tcp[:16] + struct.pack("!H", csum(pseudo + tcp)) + tcp[18:]
-    if v6:
-        ip = struct.pack("!IHBB", 0x60000000, 20, 6, 64) + src_b + dst_b
-        ether = bytes.fromhex(gateway_mac.replace(":", "")) + mac + b"\x86\xdd"
-    else:
-        ip = struct.pack("!BBHHHBBH", 0x45, 0, 40, 1, 0, 64, 6, 0) + src_b + dst_b
-        ip = ip[:10] + struct.pack("!H", csum(ip)) + ip[12:]
-        ether = bytes.fromhex(gateway_mac.replace(":", "")) + mac + b"\x08\x00"
-    s.send(ether + ip + tcp)
+    mac, v6 = s.getsockname()[4], ":" in dst
+    s.send(make_frame(mac, "fd00::1234" if v6 else "10.0.2.100", dst, 6, tcp_header(43210, int(port), 2), gateway_mac))
     end = time.monotonic() + 1.5
     answer = "nothing"
     while (left := end - time.monotonic()) > 0 and select.select([s], [], [], left)[0]:
@@ -930,19 +884,21 @@ def checksum(data):
     return ~total & 0xffff
 
 
-def make_frame(mac, src, dst, proto, l4):
-    """An Ethernet frame to libslirp with an IP packet; @l4 has its checksum field at 0 (TCP: 16, UDP: 6)."""
+def make_frame(mac, src, dst, proto, l4, gateway_mac=None):
+    """An Ethernet frame with an IP packet to @gateway_mac, or to libslirp's own; @l4 has its checksum field at 0 (TCP:
+    16, UDP: 6)."""
     v6 = ":" in dst
+    to = bytes.fromhex((gateway_mac or ("52:56:00:00:00:02" if v6 else "52:55:0a:00:02:02")).replace(":", ""))
     src_b, dst_b = (socket.inet_pton(family_of(dst), a) for a in (src, dst))
     pseudo = src_b + dst_b + (struct.pack("!IHBB", len(l4), 0, 0, proto) if v6 else struct.pack("!BBH", 0, proto, len(l4)))
     at = {6: 16, 17: 6}[proto]
     l4 = l4[:at] + struct.pack("!H", checksum(pseudo + l4) or 0xffff) + l4[at + 2:]
     if v6:
         ip = struct.pack("!IHBB", 0x60000000, len(l4), proto, 64) + src_b + dst_b
-        return b"\x52\x56\0\0\0\x02" + mac + b"\x86\xdd" + ip + l4
+        return to + mac + b"\x86\xdd" + ip + l4
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(l4), 1, 0, 64, proto, 0) + src_b + dst_b
     ip = ip[:10] + struct.pack("!H", checksum(ip)) + ip[12:]
-    return b"\x52\x55\x0a\0\x02\x02" + mac + b"\x08\0" + ip + l4
+    return to + mac + b"\x08\0" + ip + l4
 
 
 def tcp_header(source_port, port, flags, seq=1000, ack=0, window=65535):

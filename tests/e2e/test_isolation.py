@@ -8,7 +8,7 @@ import os
 import pwd
 
 import pytest
-from harness import AS, DNS4, DNS6, GATEWAY4, GATEWAY6, IN_USERNS, PYTHON, REMOTE4, REMOTE6, SANITIZER, run
+from harness import AS, DNS4, DNS6, GATEWAY4, GATEWAY6, HOST4, HOST6, IN_USERNS, PYTHON, REMOTE4, REMOTE6, SANITIZER, run
 from test_tcp import start
 
 pytestmark = pytest.mark.extension
@@ -92,6 +92,50 @@ def test_a_forward_does_not_lead_back_to_the_hosts_loopback(world, path, guest_a
 
 
 @paths
+@pytest.mark.parametrize("proto,guest_addr", [("tcp", HOST4), ("udp", HOST4), ("tcp", REMOTE4), ("udp", REMOTE4)])
+def test_a_forward_leads_to_the_guest_and_nowhere_else(world, path, proto, guest_addr):
+    """Also when its guest_addr is that of the host's network, or of somebody in there."""
+    slirp = world.start(*PATHS[path], "--disable-host-loopback", api=True)
+    side = world.host if guest_addr == HOST4 else world.remote
+    witnesses = [side.peer(f"{proto}_echo", guest_addr, 7000)]
+    slirp.api("add_hostfwd", proto=proto, host_addr="127.0.0.1", host_port=8000, guest_addr=guest_addr, guest_port=7000)
+    if proto == "tcp":
+        world.host.client("connect", "127.0.0.1", 8000, 2)
+    else:
+        world.host.client("udp", "127.0.0.1", 8000, 5, 0.3)
+    assert heard(witnesses) == []
+
+
+@paths
+@pytest.mark.parametrize("dns", [DNS4, DNS6])
+def test_disable_dns_is_true_of_forwards(world, path, dns):
+    """A forward to the DNS address is no way around: not from the host, and not for a guest that reaches the forward."""
+    witnesses = [world.host.peer(what, addr, 53) for addr in ("127.0.0.1", "::1") for what in ("tcp_echo", "udp_echo")]
+    slirp = start(world, *PATHS[path], "--disable-dns", v6=True, api=True)
+    for proto in ("tcp", "udp"):
+        slirp.api("add_hostfwd", proto=proto, host_addr="0.0.0.0" if dns == DNS4 else "::", host_port=8053, guest_addr=dns,
+                  guest_port=53)  # refusing it is fine, too
+    host = HOST4 if dns == DNS4 else HOST6
+    for space in (world.host, world.guest):
+        space.client("connect", host, 8053, 2)
+        space.client("udp", host, 8053, 5, 0.3)
+    assert heard(witnesses) == []
+
+
+@paths
+@pytest.mark.parametrize("host", [HOST4, HOST6])
+def test_the_hosts_own_addresses_are_reached_like_any_other_but_not_its_loopback(world, path, host):
+    """What --disable-host-loopback does not promise: docs/THREAT-MODEL.md. The host's services on all addresses hear."""
+    loopback = loopback_witnesses(world)
+    servers = {proto: world.host.peer(f"{proto}_echo", host, 7000) for proto in ("tcp", "udp")}
+    start(world, *PATHS[path], "--disable-host-loopback", v6=True)
+    world.guest.client("source", host, 7000, "tcp")
+    world.guest.client("source", host, 7000, "udp")
+    assert servers["tcp"].event("accepted") and servers["udp"].event("datagram")
+    assert heard(loopback) == []
+
+
+@paths
 def test_disable_dns_closes_the_dns_address_altogether(world, path):
     for addr in (f"addr add {DNS4}/32 dev lo", f"addr add {DNS6}/128 dev lo nodad"):
         world.host.ip(addr)
@@ -125,6 +169,21 @@ def test_the_programs_own_addresses_are_never_the_hosts(world, path):
     world.guest.do("raw_sweep", "tap0", 7000, "192.168.77.100", *own, "192.168.77.255")
     barrier(world)
     assert heard(witnesses) == []
+
+
+@paths
+def test_other_addresses_of_the_guests_network_are_not_promised(world, path):
+    """Gateway and DNS address are the program's, no other: nobody answers for them, so a guest's kernel sends nothing to
+    them; frames by hand reach a host of that address like every other (docs/DECISIONS.md)."""
+    world.host.ip("addr add 10.0.2.77/32 dev net0")
+    witnesses = [world.host.peer(what, "10.0.2.77", 7000) for what in ("tcp_echo", "udp_echo")]
+    start(world, *PATHS[path], "--disable-host-loopback")
+    assert world.guest.do("arp_query", "tap0", "10.0.2.77")["mac"] is None
+    world.guest.client("connect", "10.0.2.77", 7000, 5)
+    assert heard(witnesses) == []
+    world.guest.do("raw_sweep", "tap0", 7000, "10.0.2.100", "10.0.2.77")
+    barrier(world)
+    assert {args[0] for args in heard(witnesses)} == {"tcp_echo", "udp_echo"}
 
 
 @pytest.mark.skipif(IN_USERNS or os.geteuid() != 0, reason="only root can be somebody else")

@@ -124,7 +124,7 @@ def test_clients_that_hold_places_do_not_keep_them(world):
             alive += 1
         except OSError:
             break
-        time.sleep(0.5)
+        time.sleep(0.5)  # a client that dawdles is the case under test
     assert alive > 10
     assert c.getresponse().status == 200
     assert 9 < time.monotonic() - begun < 16

@@ -439,7 +439,7 @@ RUN = " ".join([PROGRAM, *PROGRAM_ARGS, "--run"])
 
 @pytest.mark.parametrize("args", [[], CONFINED])
 def test_ctrl_c_reaches_the_command_once(world, args):
-    # Every delivery writes a byte.
+    # Every delivery writes a byte. After the first one a second has 0.3 s to come: it must not.
     script = ("import os,select,signal,time\nr,w = os.pipe()\nos.set_blocking(w, False)\nsignal.set_wakeup_fd(w)\n"
               "signal.signal(2, lambda *a: None)\nprint('rea' + 'dy', flush=True)\nselect.select([r], [], [], 20)\n"
               "time.sleep(0.3)\nprint('count', len(os.read(r, 9)), flush=True)")
