@@ -229,6 +229,9 @@ def test_many_connections_one_after_the_other_leave_nothing_behind(world):
         return sum(int(s[1]) * 4096 for s in statm)
 
     wait_for("the table is empty", lambda: stats(slirp)["divert_open"] == 0, 20)
+    # The agent fills the stock of sockets when it finds the time: it is full when the number stays.
+    numbers = []
+    wait_for("the stock is full", lambda: numbers.append(len(descriptors())) or numbers[-8:] == numbers[-1:] * 8, 20)
     before, before_memory = descriptors(), memory()
     in_host, in_guest = tcp_sockets(world.host), tcp_sockets(world.guest)
     n = 50000 if os.environ.get("E2E_LONG") == "1" else 1000 if os.environ.get("E2E_SANITIZER") else 10000
