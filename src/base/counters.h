@@ -21,7 +21,8 @@
       "frames from the guest dropped because their headers contradict themselves")                          \
     X(rx_drop_loopback, "frames",                                                                           \
       "frames from the guest dropped because they name a prohibited loopback address")                      \
-    X(rx_drop_other, "frames", "frames from the guest dropped because nothing here speaks their protocol")  \
+    X(rx_drop_other, "frames",                                                                              \
+      "frames from the guest dropped because nothing here speaks their protocol, or ARP in another's name") \
     X(rx_drop_checksum, "frames", "frames from the guest with a wrong checksum, of IPv4 or of a SYN")       \
     X(rx_drop_connections, "frames",                                                                        \
       "SYNs of the guest dropped because libslirp has as many sockets as it may")                           \

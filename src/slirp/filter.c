@@ -2,6 +2,7 @@
 #include "slirp/filter.h"
 
 #include "io/address.h"
+#include "io/frame.h"
 
 #include <netinet/icmp6.h>
 
@@ -50,13 +51,16 @@ static enum filter_verdict filter_ipv6(const struct filter *f, const struct pack
     return FILTER_PASS;
 }
 
+/* ARP in another's name is dropped, as switches do that inspect it: libslirp believes whatever it is told,
+ * and would send an address's traffic to a station that does not exist until that address is heard of again.
+ */
 enum filter_verdict filter_frame(const struct filter *f, enum packet_kind kind, const struct packet *p)
 {
     switch (kind) {
     case PACKET_MALFORMED:
         return FILTER_DROP_MALFORMED;
-    case PACKET_ARP:
-        return FILTER_PASS;
+    case PACKET_ARP: /* RFC 826: sender hardware address at 8. The source of the frame is at 6. */
+        return memcmp(p->frame + FRAME_ETH_SIZE + 8, p->frame + 6, 6) == 0 ? FILTER_PASS : FILTER_DROP_OTHER;
     case PACKET_IPV4:
         return filter_ipv4(f, p);
     case PACKET_IPV6:

@@ -22,7 +22,8 @@ enum filter_verdict {
     FILTER_DROP_MALFORMED,
     FILTER_DROP_LOOPBACK,
     FILTER_DROP_DNS,
-    FILTER_DROP_OTHER, /* neither ARP nor IP, IPv6 while it is off, or something libslirp cannot answer */
+    FILTER_DROP_OTHER, /* neither ARP nor IP, IPv6 while it is off, ARP in another's name, or something
+                          libslirp cannot answer */
 };
 
 /* @kind and @p: packet_parse()'s result. */

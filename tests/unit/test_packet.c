@@ -236,6 +236,22 @@ static void test_a_connection_to_many_is_no_connection(void **state)
     assert_int_equal(verdict(&f, size), FILTER_PASS);
 }
 
+static void test_arp_in_another_name_is_dropped(void **state)
+{
+    static const uint8_t claim[] = {0, 1, 8, 0, 6, 4, 0, 2, 2, 1, 2, 3, 4, 5, 10, 0, 2, 100};
+    struct filter f = {.ipv6 = true};
+
+    (void)state;
+    memset(frame, 0, 64);
+    memcpy(frame + 6, claim + 8, 6);
+    put_u16(frame + 12, 0x0806);
+    memcpy(frame + ETH, claim, sizeof(claim));
+    assert_int_equal(verdict(&f, ETH + 28), FILTER_PASS);
+    assert_int_equal(verdict(&f, ETH + 27), FILTER_DROP_MALFORMED);
+    frame[ETH + 13] ^= 1;
+    assert_int_equal(verdict(&f, ETH + 28), FILTER_DROP_OTHER);
+}
+
 static void test_unknown_ethertypes_and_unwanted_ipv6_are_dropped(void **state)
 {
     struct filter f = {.ipv6 = false};
@@ -308,6 +324,7 @@ int main(void)
         cmocka_unit_test(test_no_name_of_this_host_passes_when_loopback_is_disabled),
         cmocka_unit_test(test_a_disabled_dns_address_is_silent_but_for_echo),
         cmocka_unit_test(test_a_connection_to_many_is_no_connection),
+        cmocka_unit_test(test_arp_in_another_name_is_dropped),
         cmocka_unit_test(test_unknown_ethertypes_and_unwanted_ipv6_are_dropped),
         cmocka_unit_test(test_checksum_of_a_finished_header_is_zero),
         cmocka_unit_test(test_unreachable_quotes_the_cause_and_goes_back),
