@@ -252,7 +252,12 @@ class Slirp:
         self.ready_fd = self.exit_fd = None
 
     def threads(self) -> list[int]:
-        return [int(t) for t in os.listdir(f"/proc/{self.pid}/task")]
+        """Its own; ThreadSanitizer's one is made before main() and has no other name than the program's."""
+        tids = [int(t) for t in os.listdir(f"/proc/{self.pid}/task")]
+        if SANITIZER == "thread":
+            name = self.status()["Name"]
+            tids = [t for t in tids if t == self.pid or self.status(t)["Name"] != name]
+        return tids
 
     def status(self, tid: int | None = None) -> dict[str, str]:
         text = pathlib.Path(f"/proc/{self.pid}/task/{tid or self.pid}/status").read_text("utf-8")
