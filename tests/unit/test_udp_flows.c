@@ -40,7 +40,7 @@ static void forget_frames(void)
 static void keep_frame(void *arg, const void *frame, uint32_t size)
 {
     (void)arg;
-    assert_true(got.n < FRAMES_MAX);
+    assert_true(got.n < FRAMES_MAX && size > 0);
     got.data[got.n] = malloc(size); /* of its exact size, so that AddressSanitizer sees reads beyond it */
     assert_non_null(got.data[got.n]);
     memcpy(got.data[got.n], frame, size);
@@ -678,7 +678,7 @@ static void test_a_silent_flow_ends(void **state)
         assert_int_equal(n_live(), 1);
         if (i < 20)
             assert_true(give(&guest, &gateway, 5));
-        if (now_ns - start_ns > 20 * 30 * NS_PER_S + (UDP_IDLE_S - 60) * NS_PER_S)
+        if (now_ns - start_ns > INT64_C(20) * 30 * NS_PER_S + (UDP_IDLE_S - 60) * NS_PER_S)
             break;
     }
     for (int i = 0; i < 4 && n_live() > 0; i++)
