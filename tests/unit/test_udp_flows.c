@@ -41,9 +41,11 @@ static void keep_frame(void *arg, const void *frame, uint32_t size)
 {
     (void)arg;
     assert_true(got.n < FRAMES_MAX);
-    got.data[got.n] = malloc(size ? size : 1); /* of its exact size, so that AddressSanitizer sees reads beyond it */
+    /* Of its exact size, so that AddressSanitizer sees reads beyond it. */
+    got.data[got.n] = malloc(size ? size : 1);
     assert_non_null(got.data[got.n]);
-    memcpy(got.data[got.n], frame, size);
+    if (got.data[got.n] && size > 0)
+        memcpy(got.data[got.n], frame, size);
     got.size[got.n++] = size;
 }
 
