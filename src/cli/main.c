@@ -532,6 +532,8 @@ static int threads_confined_start(struct program *p, struct failure *why)
 
     if (r == 0)
         r = threads_start(p, why);
+    if (r == 0 && p->agent)
+        agent_go(p->agent);
     return r == 0 ? confine_main(why) : r;
 }
 

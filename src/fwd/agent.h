@@ -48,13 +48,16 @@ enum agent_reason { /* why a family cannot be spliced; agent_reason_text() */
                     AGENT_NOT_LOCAL,      /* the family is ready, the address is not one of the guest's own */
 };
 
-/* main, before threads and sandbox: forks. What the process needs until it is sealed (2 ms or so) runs beside
+/* main, before threads and sandbox: forks. What the process needs until its report (2 ms or so) runs beside
  * what the caller does meanwhile. 0, or a negative errno with its sentence; the caller goes on without. */
 int agent_start(struct agent **ret, const struct agent_config *config, struct failure *why);
-/* main, before threads, once the guest's interfaces are as they will be: waits until the process is in the
- * namespaces and sealed (AGENT_START_MS at most) and lets it look around. 0, or a negative errno with its
- * sentence: the caller frees the agent and goes on without. */
+/* main, before threads: waits until the process is in the namespaces and has what it needs of them
+ * (AGENT_START_MS at most). 0, or a negative errno with its sentence: the caller frees the agent and goes on
+ * without. */
 int agent_wait(struct agent *a, struct failure *why);
+/* main, once the guest's interfaces are as they will be and nothing is left that wants the processor: lets
+ * the process confine itself and look around, which it does not do before the first request. */
+void agent_go(struct agent *a);
 /* main, after threads ended: ends and reaps the process. NULL is fine; returns NULL. */
 struct agent *agent_free(struct agent *a);
 /* Its process id, for as long as the struct lives. Whoever counts the users of the guest's network namespace

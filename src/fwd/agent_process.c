@@ -5,8 +5,8 @@
  * Set-up, in an order that matters: signals and descriptors first (nothing of the parent's is left but the
  * socket); the user namespace, which gives the capabilities that joining the network namespace needs (EINVAL:
  * in it already); what has to be opened in the network namespace; the report to the parent, which goes on;
- * then the file system and the capabilities are given up; the parent-death signal after them, because
- * changing credentials clears it (prctl(2)); the filter last. No request is read before that.
+ * with its first request, and before that is read, the file system and the capabilities are given up; the
+ * parent-death signal after them, because changing credentials clears it (prctl(2)); the filter last.
  *
  * It does not become id 0: CAP_NET_ADMIN over the namespace is what the network's sysctls ask for
  * (net_ctl_permissions()), and with its parent's own id the parent may always signal it. It is not dumpable,
@@ -27,6 +27,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -307,9 +308,11 @@ _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t 
         r = agent_net_init(&serve.net, config, &why);
     if (r == 0)
         divert_state = divert_open(&serve, config);
-    /* The parent need not wait for what follows: nothing is done for it, or read, before that. */
     if (agent_serve_started(&serve, &why, divert_state) < 0 || r < 0)
         _exit(EXIT_FAILURE);
+    /* The parent need not wait for what follows, nor share the processor with it: not before its first
+     * request, which is not read before that. */
+    (void)poll(&(struct pollfd){.fd = SOCK_FD, .events = POLLIN}, 1, -1);
     if ((r = privileges_drop(parent_pid, &why)) == 0)
         r = filter_enter(&why);
     if (r < 0) {

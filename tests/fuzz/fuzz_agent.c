@@ -454,10 +454,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         (void)input_bytes(&in, &started.sentence, sizeof(started.sentence));
     say(&started, first & 8 ? in.size % sizeof(started) : sizeof(started), first >> 4);
     n_given = 0;
-    if (agent_wait(a, &why) == 0)
+    if (agent_wait(a, &why) == 0) {
+        agent_go(a);
         talk(a, &in);
-    else
+    } else {
         CHECK(strlen(failure_text(&why, text, sizeof(text))) < sizeof(text));
+    }
     agent_free(a);
     close(agent_end);
     fds_check(&before);

@@ -381,6 +381,7 @@ static struct agent *start(void)
     if (r < 0)
         print_error("%s\n", failure_text(&why, text, sizeof(text)));
     assert_int_equal(r, 0);
+    agent_go(a);
     return a;
 }
 
