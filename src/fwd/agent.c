@@ -137,13 +137,18 @@ static int receive(int fd, struct delivery *d)
                          .msg_iovlen = 1,
                          .msg_control = control.buffer,
                          .msg_controllen = sizeof(control.buffer)};
+    bool reset = false;
     ssize_t n;
 
-    do {
+    /* ECONNRESET, once: it ended with requests unread. What it said before is still there (unix(7)). */
+    for (;;) {
         n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    } while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return -errno;
+        if (n >= 0)
+            break;
+        if (errno != EINTR && (errno != ECONNRESET || reset))
+            return -errno;
+        reset = reset || errno == ECONNRESET;
+    }
     d->n_fds = 0;
     d->cut = (msg.msg_flags & MSG_CTRUNC) != 0;
     for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg); cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg)) {
