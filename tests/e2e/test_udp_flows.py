@@ -240,7 +240,9 @@ def test_a_spray_of_ports_is_bounded(world):
     assert world.guest.client("udp_ports", REMOTE4, 7000, 20000)["answered"] > 19000
     s = stats(slirp)
     assert s["udp_flows"] <= 4096 and s["udp_opened"] > 10000 and s["udp_evicted"] > 0
-    assert descriptors(slirp) <= before + 4096 + STOCK + 300
+    # A port that finds none to take the place of goes through libslirp, which is where the rest of the bound is.
+    assert s["slirp_sockets"] <= s["udp_fallback_table_full"] < 2000
+    assert descriptors(slirp) <= before + 4096 + STOCK + s["slirp_sockets"] + 20
     if not os.environ.get("E2E_SANITIZER"):
         assert int(slirp.status()["VmRSS"].split()[0]) < rss + 16 * 1024
 
