@@ -297,7 +297,7 @@ static int open_given(struct guest_link *ret, int fd, struct failure *why)
 static int set_offload(struct guest_link *link, const struct options *o, struct failure *why)
 {
     /* Each may be refused for itself; USO4 and USO6 are taken together or not at all (Linux 6.2). libslirp
-     * takes no datagrams in bulk. */
+     * takes no datagrams in bulk, and a capture shall show them as they are. */
     static const unsigned wishes[] = {TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4 | TUN_F_USO6};
     struct ifreq ifr = {0};
     int size = OFFLOAD_HEADER_SIZE;
@@ -322,7 +322,7 @@ static int set_offload(struct guest_link *link, const struct options *o, struct 
     if (ioctl(link->fd, TUNSETOFFLOAD, 0) < 0)
         return failure(why, -errno, "use --offload=off", "ioctl(TUNSETOFFLOAD)");
     for (unsigned i = 0; o->offload && i < ARRAY_SIZE(wishes); i++) {
-        if (wishes[i] == (TUN_F_USO4 | TUN_F_USO6) && o->udp == ENGINE_UDP_SLIRP)
+        if (wishes[i] == (TUN_F_USO4 | TUN_F_USO6) && (o->udp == ENGINE_UDP_SLIRP || o->pcap))
             continue;
         if (ioctl(link->fd, TUNSETOFFLOAD, granted | wishes[i]) == 0)
             granted |= wishes[i];

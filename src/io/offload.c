@@ -94,12 +94,7 @@ uint32_t offload_take_apart(uint8_t out[FRAME_SIZE_MAX], const struct packet *p,
         sum = 0xffff; /* RFC 768: zero would mean "no checksum" */
     memcpy(udp + UDP_CHECKSUM_AT, &sum, sizeof(sum));
     if (kind == PACKET_IPV4) {
-        uint32_t header_size = l4_at - FRAME_ETH_SIZE;
-
-        put_u16(ip + 2, (uint16_t)(header_size + size));
-        memset(ip + 10, 0, 2);
-        sum = checksum_fold(checksum_add(0, ip, header_size));
-        memcpy(ip + 10, &sum, sizeof(sum));
+        packet_finish_ipv4(ip, l4_at - FRAME_ETH_SIZE, l4_at - FRAME_ETH_SIZE + size);
     } else {
         put_u16(ip + 4, (uint16_t)(l4_at - FRAME_ETH_SIZE - IPV6_SIZE + size));
     }

@@ -185,3 +185,13 @@ uint16_t checksum_fold(uint32_t sum)
         sum = (sum & 0xffff) + (sum >> 16);
     return (uint16_t)~sum;
 }
+
+void packet_finish_ipv4(uint8_t *ip, uint32_t header_size, uint32_t total_size)
+{
+    uint16_t sum;
+
+    put_u16(ip + 2, (uint16_t)total_size);
+    memset(ip + 10, 0, 2);
+    sum = checksum_fold(checksum_add(0, ip, header_size));
+    memcpy(ip + 10, &sum, sizeof(sum));
+}

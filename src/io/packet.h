@@ -40,3 +40,7 @@ enum packet_kind packet_parse(struct packet *ret, const uint8_t *frame, uint32_t
  * folded one is in network byte order already: it is copied to its place. */
 uint32_t checksum_add(uint32_t sum, const void *data, uint32_t size);
 uint16_t checksum_fold(uint32_t sum);
+
+/* Length and checksum of an IPv4 header (RFC 791 3.1): @header_size bytes at @ip, of a packet of @total_size.
+ */
+void packet_finish_ipv4(uint8_t *ip, uint32_t header_size, uint32_t total_size);

@@ -169,14 +169,10 @@ static const uint8_t *finish(struct slot *s, uint32_t *ret_size)
 {
     uint8_t *frame = s->data + HEADERS_MAX - s->headers_size, *ip = frame + ETH_SIZE;
     uint32_t header_size = s->headers_size - ETH_SIZE;
-    uint16_t sum;
 
     if (s->addr_size == 4) {
-        put_u16(ip + 2, (uint16_t)(header_size + s->size));
         put_u16(ip + 6, 0);
-        put_u16(ip + 10, 0);
-        sum = checksum_fold(checksum_add(0, ip, header_size));
-        memcpy(ip + 10, &sum, sizeof(sum));
+        packet_finish_ipv4(ip, header_size, header_size + s->size);
     } else {
         put_u16(ip + 4, (uint16_t)s->size);
         ip[6] = s->protocol;

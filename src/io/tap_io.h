@@ -26,10 +26,10 @@ enum { TAP_BATCH_MAX = 64 }; /* frames per call */
 
 struct tap_io {
     const char *name; /* "io_uring" or "epoll": start-up line and statistics */
+    uint32_t duties;  /* enum thread_duty: what a thread that reads or writes does beside that */
 
     /* main, before threads start. @fd is non-blocking and stays the caller's; it must outlive the reader.
      * @wake interrupts wait(). Returns 0; -ENOSYS, -EPERM, ...: this backend cannot be had here. */
-    uint32_t duties; /* enum thread_duty: what a thread that reads or writes does beside that */
     int (*reader_new)(struct tap_reader **ret, int fd, struct frame_pool *pool, struct wakeup *wake,
                       struct failure *why);
     /* The reading thread, once, before anything else (before seccomp seals the process). 0 or a negative

@@ -63,7 +63,7 @@ static void tx_run(void *arg)
             tx->on_gone(tx->arg, r);
             break;
         }
-        if (tx->beside)
+        if (tx->beside && !spsc_empty(tx->ring)) /* else the sleep looks */
             tx->beside(tx->arg, false);
     }
     role_leave(&role_tap_tx);

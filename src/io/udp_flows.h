@@ -80,6 +80,7 @@ void udp_flows_ready(struct udp_flows *u, uint32_t index, uint32_t events, int64
 /* Once per turn, when no event is being dealt with: closes what was retired. */
 void udp_flows_turn(struct udp_flows *u) RUNS_ON(role_udp_in);
 
-/* For the API's flow list (flow_info.h), while both halves stand still. */
+/* For the API's flow list (flow_info.h), while role_udp_out stands still; what it reads of role_udp_in's is
+ * atomic. */
 int udp_flows_list(struct udp_flows *u, uint64_t from, struct flow_info *rows, uint32_t max, int64_t now_ns,
                    uint64_t *ret_next) RUNS_ON(role_udp_out);

@@ -88,13 +88,12 @@ static enum target target6(const struct udp_flows *u, const struct packet *p)
 /* RFC 768, RFC 8200 8.1: without a checksum only over IPv4. */
 static bool checksum_good(const struct packet *p, bool v6, uint32_t udp_size)
 {
-    uint8_t rest[4] = {0, IPPROTO_UDP, (uint8_t)(udp_size >> 8), (uint8_t)udp_size};
     uint32_t sum;
 
     if (p->l4[6] == 0 && p->l4[7] == 0)
         return !v6;
-    sum = checksum_add(checksum_add(0, p->src, v6 ? 16 : 4), p->dst, v6 ? 16 : 4);
-    return checksum_fold(checksum_add(checksum_add(sum, rest, sizeof(rest)), p->l4, udp_size)) == 0;
+    sum = offload_pseudo_sum(p, v6 ? PACKET_IPV6 : PACKET_IPV4, udp_size);
+    return checksum_fold(checksum_add(sum, p->l4, udp_size)) == 0;
 }
 
 static void set_address(union address *ret, int family, const uint8_t *addr, uint16_t port)
@@ -201,6 +200,11 @@ static void enqueue(struct udp_flows *u, uint32_t index, const struct udp_entry 
     f->last = n;
 }
 
+static uint32_t n_datagrams(const struct udp_entry *entry)
+{
+    return entry->gso_size > 0 ? (entry->size + entry->gso_size - 1) / entry->gso_size : 1;
+}
+
 bool udp_flows_take(struct udp_flows *u, const struct packet *p, uint32_t gso_size, int64_t now_ns)
 {
     bool v6 = p->frame[12] == 0x86;
@@ -248,7 +252,7 @@ bool udp_flows_take(struct udp_flows *u, const struct packet *p, uint32_t gso_si
     f = &u->flows[i];
     udp_widen(f, target == TARGET_DNS, p->dst_port == PORT_DNS);
     note_mac(f, p->frame + 6);
-    note_target(u, f, target, &entry.to, entry.gso_size > 0 ? (entry.size + gso_size - 1) / gso_size : 1);
+    note_target(u, f, target, &entry.to, n_datagrams(&entry));
     enqueue(u, i, &entry);
     return true;
 }
@@ -287,10 +291,10 @@ static void drop(struct udp_flows *u, const struct udp_flow *f, const struct udp
     RUNS_ON(role_udp_out)
 {
     if (is_passing(error)) {
-        counter_add(COUNTER_udp_drop_full, 1);
+        counter_add(COUNTER_udp_drop_full, n_datagrams(entry));
         return;
     }
-    counter_add(COUNTER_udp_drop_refused, 1);
+    counter_add(COUNTER_udp_drop_refused, n_datagrams(entry));
     if (error != ECONNREFUSED && error != EMSGSIZE)
         report(u, f, entry, error);
 }
@@ -310,28 +314,36 @@ static void send_alone(struct udp_flows *u, struct udp_flow *f, const struct udp
     uint32_t step = entry->gso_size > 0 ? entry->gso_size : max_u32(entry->size, 1), at = 0;
 
     do {
-        uint32_t size = min_u32(step, entry->size - at);
+        const struct udp_entry one = {.payload = entry->payload + at,
+                                      .size = min_u32(step, entry->size - at),
+                                      .to = entry->to,
+                                      .shown = entry->shown};
         ssize_t n = -1;
 
         for (int i = 0; n < 0 && i < TRIES; i++) {
             counter_add(COUNTER_udp_out_calls, 1);
-            n = sendto(f->fd, entry->payload + at, size, MSG_DONTWAIT | MSG_NOSIGNAL, &entry->to.sa,
+            n = sendto(f->fd, one.payload, one.size, MSG_DONTWAIT | MSG_NOSIGNAL, &entry->to.sa,
                        address_size(&entry->to));
             if (n < 0 && is_passing(errno))
                 break;
         }
         if (n < 0)
-            drop(u, f, entry, errno);
+            drop(u, f, &one, errno);
         else
-            sent(f, 1, size);
+            sent(f, 1, one.size);
         at += step;
     } while (at < entry->size);
+}
+
+static bool may_segment(const struct udp_flows *u, const struct udp_flow *f)
+{
+    return u->gso && !f->no_gso;
 }
 
 static bool joins(const struct udp_flows *u, const struct udp_flow *f, const struct udp_entry *first,
                   const struct udp_entry *last, const struct udp_entry *next)
 {
-    return u->gso && !f->no_gso && first->gso_size == 0 && next->gso_size == 0 && first->size > 0 &&
+    return may_segment(u, f) && first->gso_size == 0 && next->gso_size == 0 && first->size > 0 &&
            next->size > 0 && last->size == first->size && next->size <= first->size &&
            first->ttl == next->ttl && address_port(&first->to) == address_port(&next->to) &&
            udp_same_address(&first->to, &next->to);
@@ -351,15 +363,15 @@ static void put_segment_size(struct udp_out *o, struct msghdr *m, uint32_t index
     memcpy(CMSG_DATA(c), &value, sizeof(value));
 }
 
-/* Messages of the entries from *@at on that have one TTL; *@at is where the next ones begin. Returns how many
- * messages. */
+/* Messages of the entries from *@at on that have one TTL, as far as they may go out as they are; *@at is
+ * where the next ones begin. Returns how many messages. */
 static uint32_t build(struct udp_flows *u, struct udp_flow *f, uint32_t *at) RUNS_ON(role_udp_out)
 {
     struct udp_out *o = &u->out;
     uint32_t n_messages = 0, n_parts = 0, i = *at;
     uint8_t ttl = o->entries[i].ttl;
 
-    while (i != UDP_NONE && o->entries[i].ttl == ttl) {
+    while (i != UDP_NONE && o->entries[i].ttl == ttl && (o->entries[i].gso_size == 0 || may_segment(u, f))) {
         struct udp_entry *first = &o->entries[i], *last;
         struct msghdr *m = &o->messages[n_messages].msg_hdr;
         uint32_t bytes = 0, n = 0;
@@ -396,7 +408,7 @@ static void count_sent(struct udp_flows *u, struct udp_flow *f, uint32_t message
     for (uint32_t i = o->first_entry[message]; i < o->first_entry[message + 1]; i++) {
         const struct udp_entry *e = &o->entries[o->order[i]];
 
-        n += e->gso_size > 0 ? (e->size + e->gso_size - 1) / e->gso_size : 1;
+        n += n_datagrams(e);
         bytes += e->size;
     }
     sent(f, n, bytes);
@@ -420,8 +432,9 @@ static void send_messages(struct udp_flows *u, struct udp_flow *f, uint32_t n_me
         if (!is_passing(errno) && ++tries < TRIES)
             continue;
         tries = 0;
-        if (o->messages[at].msg_hdr.msg_controllen > 0 && !is_passing(errno)) {
-            /* Segments larger than the path's MTU (EINVAL, EMSGSIZE), a device that cannot (EIO). */
+        if (o->messages[at].msg_hdr.msg_controllen > 0 &&
+            (errno == EINVAL || errno == EMSGSIZE || errno == EIO)) {
+            /* Segments larger than the path's MTU, or a device that cannot (EIO): udp(7). */
             f->no_gso = true;
             counter_add(COUNTER_udp_gso_off, 1);
             for (uint32_t i = o->first_entry[at]; i < o->first_entry[at + 1]; i++)
@@ -458,12 +471,16 @@ void udp_flows_flush(struct udp_flows *u, int64_t now_ns)
 
         o->touched = f->next_touched;
         while (at != UDP_NONE) {
-            set_ttl(f, o->entries[at].ttl);
-            if (o->entries[at].next == UDP_NONE && o->entries[at].gso_size == 0) {
-                send_alone(u, f, &o->entries[at]); /* the usual case of question and answer */
-                break;
+            const struct udp_entry *entry = &o->entries[at];
+
+            set_ttl(f, entry->ttl);
+            /* The usual case of question and answer; or what the kernel cannot take apart. */
+            if (entry->gso_size > 0 ? !may_segment(u, f) : entry->next == UDP_NONE) {
+                send_alone(u, f, entry);
+                at = entry->next;
+            } else {
+                send_messages(u, f, build(u, f, &at));
             }
-            send_messages(u, f, build(u, f, &at));
         }
         f->shown = o->entries[f->last].shown;
         f->first = f->last = UDP_NONE;

@@ -221,8 +221,8 @@ static void udp_send(void *arg, const void *frame, uint32_t size)
 static void engine_init_empty(struct engine *e) TSA(no_thread_safety_analysis) /* before threads start */
 {
     e->gone_fd = e->wake.fd = e->rx.wake.fd = e->tx.wake.fd = e->descriptors.epoll_fd = e->flow_epoll_fd = -1;
-    world_init(&e->world);
-    world_init(&e->rx_world);
+    world_init(&e->world, true);
+    world_init(&e->rx_world, false); /* the counters are the slirp thread's */
     pthread_mutex_init(&e->adopt_lock, NULL);
 }
 

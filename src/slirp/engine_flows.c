@@ -28,21 +28,10 @@
 
 enum { FLOW_EVENTS_MAX = 64 };
 
-static void flow_written(struct engine *e, int r)
-{
-    if (r == -EAGAIN)
-        counter_add_shared(COUNTER_tx_drop_link, 1);
-    else if (r < 0)
-        engine_set_gone_and_kick(e, r);
-}
-
 /* Each half of the flows, whatever thread it runs in, writes to the TAP itself. */
 static void flow_send(void *arg, const void *frame, uint32_t size)
 {
-    struct engine *e = arg;
-
-    capture_frame(e->config.capture, PCAPNG_INBOUND, frame, size);
-    flow_written(e, tap_write_now(e->config.tap_fd, e->config.header_size, frame, size));
+    engine_send_now(arg, frame, size);
 }
 
 static void flow_send_parts(void *arg, const struct virtio_net_hdr *header, struct iovec *parts,
@@ -56,7 +45,7 @@ static void flow_send_parts(void *arg, const struct virtio_net_hdr *header, stru
     memcpy(start, header, sizeof(*header));
     parts[0].iov_base = start;
     parts[0].iov_len += size;
-    flow_written(e, tap_write_parts(e->config.tap_fd, size, parts, (int)n_parts));
+    engine_written(e, tap_write_parts(e->config.tap_fd, size, parts, (int)n_parts));
 }
 
 /* ---- split mode: tap-rx ---- */
@@ -97,10 +86,8 @@ static bool take_frame(struct engine *e, frame_id id, int64_t now_ns) RUNS_ON(ro
     } else if (e->config.joined_datagrams) {
         datagram_size = offload_datagram_size(frame_start(&e->rx_pool, id));
     }
-    if (p.l4 && udp_forwards_port(e->udp, p.src_port)) {
-        counter_add(COUNTER_udp_fallback_forward, 1);
+    if (p.l4 && udp_forwards_port(e->udp, p.src_port))
         return false;
-    }
     return udp_flows_take(e->flows, &p, datagram_size, now_ns);
 }
 
@@ -160,17 +147,19 @@ static void tx_beside(void *arg, bool sleep)
 {
     struct engine *e = arg;
     struct epoll_event events[FLOW_EVENTS_MAX];
-    int n = epoll_wait(e->flow_epoll_fd, events, FLOW_EVENTS_MAX, sleep ? -1 : 0);
-    int64_t now_ns = clock_coarse_ns();
+    int64_t now_ns;
+    int n;
 
     role_enter(&role_udp_in);
+    udp_flows_turn(e->flows); /* before a sleep this is the second look that wakeup.h asks for */
+    n = epoll_wait(e->flow_epoll_fd, events, FLOW_EVENTS_MAX, sleep ? -1 : 0);
+    now_ns = clock_coarse_ns();
     for (int i = 0; i < n; i++) { /* n < 0: EINTR; look again, that is all */
         if (events_kind(events[i].data.u64) == EVENT_WAKE)
             wakeup_drain(&e->tx.wake);
         else
             udp_flows_ready(e->flows, events_value(events[i].data.u64), events[i].events, now_ns);
     }
-    udp_flows_turn(e->flows);
     role_leave(&role_udp_in);
 }
 
@@ -224,8 +213,7 @@ int engine_make_flows(struct engine *e, struct failure *why)
         .resolv_conf = "/etc/resolv.conf",
         .n_flows_max = UDP_FLOWS_MAX,
         .send = flow_send,
-        /* A capture shall show datagrams as they are. */
-        .send_parts = c->joined_datagrams && !c->capture ? flow_send_parts : NULL,
+        .send_parts = c->joined_datagrams ? flow_send_parts : NULL,
         .arg = e,
     };
     struct failure flows_why = FAILURE_NULL;

@@ -99,6 +99,9 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, i
         e->again = true;
     if (udp_forwards_active(e->udp) && udp_forwards_take(e->udp, kind, &packet))
         return;
+    if (packet.ip_protocol == IPPROTO_UDP && packet.l4 && e->flows && !e->loop_flows &&
+        udp_forwards_port(e->udp, packet.src_port))
+        counter_add(COUNTER_udp_fallback_forward, 1); /* tap-rx has left it to us for that reason */
     if (packet.ip_protocol == IPPROTO_UDP && e->loop_flows &&
         udp_flows_take(e->loop_flows, &packet, 0, clock_coarse_ns())) {
         if (flags & INPUT_PASSING)
@@ -131,7 +134,7 @@ static void input_joined(struct engine *e, const uint8_t *frame, uint32_t size, 
 
     if (!admit(e, &packet, &kind, frame, size))
         return;
-    if (e->loop_flows && !udp_forwards_active(e->udp) &&
+    if (e->loop_flows && !udp_forwards_port(e->udp, packet.src_port) &&
         udp_flows_take(e->loop_flows, &packet, datagram_size, clock_coarse_ns()))
         return;
     for (uint32_t i = 0; (size = offload_take_apart(e->apart, &packet, kind, datagram_size, i)) > 0; i++)
@@ -248,16 +251,18 @@ int engine_adopt(struct engine *e, int conn_fd, const union address *guest)
     return r;
 }
 
-void engine_send_now(struct engine *e, const void *frame, uint32_t size)
+void engine_written(struct engine *e, int r)
 {
-    int r;
-
-    capture_frame(e->config.capture, PCAPNG_INBOUND, frame, size);
-    r = tap_write_now(e->config.tap_fd, e->config.header_size, frame, size);
     if (r == -EAGAIN)
         counter_add_shared(COUNTER_tx_drop_link, 1);
     else if (r < 0)
         engine_set_gone_and_kick(e, r);
+}
+
+void engine_send_now(struct engine *e, const void *frame, uint32_t size)
+{
+    capture_frame(e->config.capture, PCAPNG_INBOUND, frame, size);
+    engine_written(e, tap_write_now(e->config.tap_fd, e->config.header_size, frame, size));
 }
 
 void engine_set_take_tcp(struct engine *e, bool (*take_tcp)(void *arg, const struct packet *p), void *arg)
@@ -294,7 +299,7 @@ static void input_injected(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_ud
         e->first_inject = (e->first_inject + 1) % INJECT_QUEUE_MAX;
         e->n_inject--;
         pthread_mutex_unlock(&e->adopt_lock);
-        input_frame(e, i.frame, i.size, 0);
+        input_frame(e, i.frame, i.size, INPUT_PASSING);
     }
 }
 

@@ -3,13 +3,14 @@
  * engine_loop.c - the slirp thread's loop
  *
  * One turn of the slirp thread's loop:
- *   1. park, if the API asks for a world stop; take connections handed over by forwards
- *   2. take a batch of frames (from the ring, or from the TAP itself in shared mode), filter them, give them
- * to libslirp
- *   3. if anything happened since the last time, ask libslirp what it waits for (descriptors.h) and for how
- * long
- *   4. sleep in epoll_wait(2), not at all if there is more to do
- *   5. let libslirp serve what is ready, and its timers
+ *   1. park, if the API asks for a world stop; take connections handed over by forwards; close what the flows
+ *      of datagrams have retired
+ *   2. if anything happened since the last time, ask libslirp what it waits for (descriptors.h) and for how
+ *      long
+ *   3. sleep in epoll_wait(2), not at all if there is more to do
+ *   4. let libslirp serve what is ready, and its timers
+ *   5. take a batch of frames (from the ring, or from the TAP itself in shared mode), filter them, give them
+ * to their flow of datagrams or to libslirp; the turn of whoever shares the thread (engine_share())
  *   6. wake the TAP writer if this turn produced frames for it
  *
  * libslirp keeps the time of its last slirp_pollfds_poll() and uses it for everything in between; so the

@@ -117,6 +117,8 @@ struct engine {
 void engine_set_gone(void *arg, int error);
 /* Any other thread: the same, and the slirp thread looks. */
 void engine_set_gone_and_kick(void *arg, int error);
+/* engine_input.c. Any thread: after an attempt to write to the TAP, with its result. */
+void engine_written(struct engine *e, int r);
 
 /* engine_callbacks.c. For slirp_new(), with the engine as their opaque; they assert the slirp role. */
 extern const SlirpCb engine_callbacks;

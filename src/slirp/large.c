@@ -82,16 +82,6 @@ static void send_syn(struct large *l, const struct packet *p, enum packet_kind k
     tap_tx_send(l->tx, l->frame, p->size);
 }
 
-static void finish_ipv4(uint8_t *ip, uint32_t header_size, uint32_t total_size)
-{
-    uint16_t sum;
-
-    put_u16(ip + 2, (uint16_t)total_size);
-    memset(ip + 10, 0, 2);
-    sum = checksum_fold(checksum_add(0, ip, header_size));
-    memcpy(ip + 10, &sum, sizeof(sum));
-}
-
 /* What the kernel would have done with a frame of many segments. */
 static void send_segments(struct large *l, const struct packet *p, enum packet_kind kind, uint32_t head_size,
                           uint32_t payload_size, uint16_t mss) RUNS_ON(role_slirp)
@@ -112,7 +102,7 @@ static void send_segments(struct large *l, const struct packet *p, enum packet_k
             tcp[13] &= (uint8_t)~TCP_FLAGS_LAST;
         if (kind == PACKET_IPV4) {
             put_u16(ip + 4, (uint16_t)(get_u16(ip + 4) + n));
-            finish_ipv4(ip, l4_at - FRAME_ETH_SIZE, head_size - FRAME_ETH_SIZE + part);
+            packet_finish_ipv4(ip, l4_at - FRAME_ETH_SIZE, head_size - FRAME_ETH_SIZE + part);
         } else {
             put_u16(ip + 4, (uint16_t)(head_size - FRAME_ETH_SIZE - IPV6_SIZE + part));
         }
@@ -143,7 +133,6 @@ static void send_tcp(struct large *l, const struct packet *p, enum packet_kind k
         return;
     }
     if (payload_size > mss) {
-        counter_add(COUNTER_tx_gso, 1);
         if (counter_read(COUNTER_tx_gso_refused) > 0) {
             if (!l->refused)
                 log_warning("the TAP refuses large frames (EINVAL): segments are made here from now on; "
@@ -152,6 +141,7 @@ static void send_tcp(struct large *l, const struct packet *p, enum packet_kind k
             send_segments(l, p, kind, head_size, payload_size, mss);
             return;
         }
+        counter_add(COUNTER_tx_gso, 1);
     }
     memcpy(head, p->frame, head_size);
     offload_leave(&header, head, head_size, p, kind, payload_size > mss ? mss : 0);
@@ -172,7 +162,7 @@ static void send_fragments4(struct large *l, const uint8_t *frame, uint32_t size
         memcpy(l->frame, frame, FRAME_ETH_SIZE + header_size);
         memcpy(ip + header_size, from + header_size + at, part);
         put_u16(ip + 6, (uint16_t)(more | (((fragment & OFFSET_MASK) + at / 8) & OFFSET_MASK)));
-        finish_ipv4(ip, header_size, header_size + part);
+        packet_finish_ipv4(ip, header_size, header_size + part);
         tap_tx_send(l->tx, l->frame, FRAME_ETH_SIZE + header_size + part);
     }
 }

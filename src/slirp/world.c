@@ -4,9 +4,10 @@
 #include "base/clock.h"
 #include "base/counters.h"
 
-void world_init(struct world *w)
+void world_init(struct world *w, bool counted)
 {
-    *w = (struct world){.ended = true}; /* until the thread runs there is nobody to stop */
+    *w =
+        (struct world){.counted = counted, .ended = true}; /* until the thread runs there is nobody to stop */
     pthread_mutex_init(&w->lock, NULL);
     pthread_cond_init(&w->changed, NULL);
 }
@@ -27,10 +28,8 @@ void world_hold(struct world *w, void (*kick)(void *arg), void *arg)
     w->stopped_ns = clock_monotonic_ns();
 }
 
-void world_release(struct world *w)
+static void count(uint64_t pause_ns)
 {
-    uint64_t pause_ns = clock_monotonic_ns() - w->stopped_ns;
-
     counter_add(COUNTER_world_stops, 1);
     counter_add(COUNTER_world_stop_ns_total, pause_ns);
     if (pause_ns > 1 * NS_PER_MS)
@@ -39,6 +38,12 @@ void world_release(struct world *w)
         counter_add(COUNTER_world_stops_over_5ms, 1);
     if (pause_ns > counter_read(COUNTER_world_stop_ns_max))
         counter_set(COUNTER_world_stop_ns_max, pause_ns);
+}
+
+void world_release(struct world *w)
+{
+    if (w->counted)
+        count(clock_monotonic_ns() - w->stopped_ns);
     atomic_store_explicit(&w->requested, false, memory_order_relaxed);
     pthread_cond_broadcast(&w->changed);
     pthread_mutex_unlock(&w->lock);

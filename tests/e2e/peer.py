@@ -669,9 +669,10 @@ def client_udp_many(addr, port, n, size, family_source="", timeout_s="5"):
     return {"n": len(got), "good": len(got) - sum(-n for n in left.values() if n < 0)}
 
 
-def client_udp_segments(addr, port, n, size):
+def client_udp_segments(addr, port, n, size, source_port=0):
     """One send of n datagrams of one size (UDP_SEGMENT), the last one shorter; what comes back."""
     s = socket.socket(family_of(addr), socket.SOCK_DGRAM)
+    s.bind(("", int(source_port)))
     s.settimeout(5)
     s.setsockopt(socket.IPPROTO_UDP, 103, int(size))
     data = pattern(int(n) * int(size) - 7)

@@ -77,7 +77,7 @@ def test_segments_of_one_send_arrive_as_datagrams(world, path, mtu):
 @pytest.mark.parametrize("mtu", [1500, 65520])
 @pytest.mark.parametrize("forward", [False, True], ids=["alone", "beside-a-forward"])
 def test_frames_hold_several_datagrams_both_ways(world, mtu, forward):
-    """Where the kernel has USO (Linux 6.2). Beside a forward they are taken apart, because they may be its answers."""
+    """Where the kernel has USO (Linux 6.2)."""
     world.remote.peer("udp_echo_many", REMOTE4, 7000)
     slirp = world.start(DIRECT, f"--mtu={mtu}", api=True)
     if forward:
@@ -90,12 +90,28 @@ def test_frames_hold_several_datagrams_both_ways(world, mtu, forward):
     assert s["rx_drop_offload"] == s["tx_gso_refused"] == 0
     if tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2]) < (6, 2):
         return
-    assert s["rx_gso"] > 0
+    assert s["rx_gso"] > 0 and s["udp_out_calls"] < 10
     for _ in range(20):  # answers are joined when several wait at the same time
         assert world.guest.client("udp_segments", REMOTE4, 7000, 20, 1200)["same"]
         if stats(slirp)["udp_in_joined"] > 0:
             return
     raise AssertionError("never were two answers joined")
+
+
+def test_what_is_joined_from_a_forwards_port_is_taken_apart(world):
+    """It may be for the forward's clients; it is not."""
+    world.remote.peer("udp_echo_many", REMOTE4, 7000)
+    slirp = world.start(DIRECT, api=True)
+    slirp.forward("udp", 5353, 5300)
+    r = world.guest.client("udp_segments", REMOTE4, 7000, 20, 1200, 5300)
+    assert r["same"] and r["sizes"] == [1193, 1200]
+
+
+def test_a_capture_holds_datagrams_as_they_are(world):
+    world.remote.peer("udp_echo_many", REMOTE4, 7000)
+    slirp = world.start(DIRECT, f"--pcap={world.work}/x.pcapng", api=True)
+    assert world.guest.client("udp_segments", REMOTE4, 7000, 20, 1200)["same"]
+    assert stats(slirp)["rx_gso"] == 0
 
 
 def test_without_offload_every_datagram_is_a_frame(world):
@@ -322,6 +338,16 @@ def test_with_split_threads_a_forwarded_port_is_left_to_libslirp(world):
     slirp.api("remove_hostfwd", id=forward)
     assert world.guest.client("udp", REMOTE4, 7000, 10, 3, 5300)["same"]
     assert stats(slirp)["udp_opened"] == 2
+
+
+@pytest.mark.parametrize("mode", ["shared", "split"])
+def test_answers_to_a_forwards_clients_are_none_of_libslirps(world, mode):
+    slirp = world.start(DIRECT, f"--threads={mode}", api=True)
+    slirp.forward("udp", 5353, 5300)
+    world.guest.peer("udp_echo", "0.0.0.0", 5300)
+    assert world.remote.client("udp", HOST4, 5353, 100)["same"]
+    s = stats(slirp)
+    assert s["udp_forward_out"] == 1 and s["udp_fallback_forward"] == 0
 
 
 def test_a_forwards_clients_and_own_datagrams_share_a_guest_port(world):

@@ -625,6 +625,7 @@ static void test_joined_datagrams_of_the_guest_arrive_one_by_one(void **state)
     union address server, guest = address("10.0.2.100", GUEST_PORT), gateway;
     int fd = open_server(false, &server);
     uint8_t heard[2048];
+    uint64_t n_calls, n_off;
     uint32_t id = 1;
     struct packet p;
 
@@ -642,6 +643,19 @@ static void test_joined_datagrams_of_the_guest_arrive_one_by_one(void **state)
         assert_int_equal(recv(fd, heard, sizeof(heard), 0), min_u32(1000, 2500 - at));
         assert_memory_equal(heard, payload + at, min_u32(1000, 2500 - at));
     }
+    /* Where the kernel cannot take them apart any more, that is not tried again for each frame. */
+    flows->flows[0].no_gso = true;
+    n_calls = counter_read(COUNTER_udp_out_calls);
+    n_off = counter_read(COUNTER_udp_gso_off);
+    assert_true(udp_flows_take(flows, &p, 1000, now_ns));
+    assert_true(udp_flows_take(flows, &p, 1000, now_ns));
+    udp_flows_flush(flows, now_ns);
+    for (uint32_t at = 0; at < 5000; at += at % 2500 == 2000 ? 500 : 1000) {
+        assert_int_equal(recv(fd, heard, sizeof(heard), 0), at % 2500 == 2000 ? 500 : 1000);
+        assert_memory_equal(heard, payload + at % 2500, at % 2500 == 2000 ? 500 : 1000);
+    }
+    assert_int_equal(counter_read(COUNTER_udp_out_calls) - n_calls, 6);
+    assert_int_equal(counter_read(COUNTER_udp_gso_off), n_off);
     end();
     close(fd);
 }

@@ -51,7 +51,7 @@ static void kick(void *arg)
 static void slirp_start(struct slirp *s)
 {
     *s = (struct slirp){.held = false};
-    world_init(&s->world);
+    world_init(&s->world, true);
     s->world.ended = false; /* as the engine does before it starts the thread */
     assert_int_equal(pthread_create(&s->thread, NULL, slirp_main, s), 0);
 }
@@ -167,7 +167,7 @@ static void test_a_thread_that_never_started_holds_nobody_up(void **state)
     struct slirp s = {.held = false};
 
     (void)state;
-    world_init(&s.world);
+    world_init(&s.world, true);
     holder_start(&h, &s, 10);
     join_in_time(h.thread);
     assert_int_equal(atomic_load(&s.n_kicks), 10);
@@ -212,7 +212,7 @@ static void test_the_end_wakes_a_holder_that_waits(void **state)
         struct slirp s = {.held = false};
         struct holder h;
 
-        world_init(&s.world);
+        world_init(&s.world, true);
         s.world.ended = false;
         holder_start(&h, &s, 1);
         assert_int_equal(pthread_create(&s.thread, NULL, end_later, &s), 0);
@@ -229,7 +229,7 @@ static void test_a_false_alarm_is_no_stop(void **state)
     struct holder h;
 
     (void)state;
-    world_init(&s.world);
+    world_init(&s.world, true);
     s.world.ended = false;
     holder_start(&h, &s, 1);
     while (!world_wanted(&s.world))
@@ -251,7 +251,7 @@ static void test_parking_unasked_returns_at_once(void **state)
     struct world w;
 
     (void)state;
-    world_init(&w);
+    world_init(&w, true);
     assert_false(world_wanted(&w));
     alarm(DEADLINE_S);
     world_park(&w);
@@ -268,7 +268,7 @@ static void test_the_time_of_a_stop_is_counted(void **state)
     struct slirp s = {.held = false};
 
     (void)state;
-    world_init(&s.world);
+    world_init(&s.world, true);
     world_hold(&s.world, kick, &s);
     nanosleep(&pause, NULL);
     world_release(&s.world);
