@@ -31,7 +31,7 @@
       "fragments and unfinished datagrams dropped: overlapping, contradictory, too late, too many")         \
     X(rx_drop_dns, "frames", "frames to the DNS address dropped under --disable-dns")                       \
     X(rx_drop_offload, "frames", "frames from the guest dropped because their virtio-net header lies")      \
-    X(rx_gso, "frames", "frames from the guest that are many segments or datagrams (TSO, USO)")                               \
+    X(rx_gso, "frames", "frames from the guest that are many segments or datagrams (TSO, USO)")             \
     X(rx_errors, "errors", "reads of the TAP that failed for a passing reason")                             \
     X(tx_frames, "frames", "frames written to the TAP")                                                     \
     X(tx_bytes, "bytes", "bytes written to the TAP")                                                        \
