@@ -253,8 +253,8 @@ def test_limits_descriptors_and_directory_are_the_callers(world):
 @pytest.mark.parametrize("args", [[], CONFINED])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_are_passed_on(world, args, number):
-    script = (f"import signal,sys\nsignal.signal({int(number)}, lambda n, f: sys.exit(40))\n"
-              "print('ready', flush=True)\nwhile True: signal.pause()")
+    script = (f"import signal,sys\nsignal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}])\n"
+              f"print('ready', flush=True)\nsignal.sigwait([{int(number)}])\nsys.exit(40)")
     process = start_command(world, PYTHON, "-c", script, args=args)
     assert line(process) == "ready"
     process.send_signal(number)
