@@ -37,19 +37,22 @@ static inline bool namespace_write(const char *path, const char *text)
     return good;
 }
 
-/* @path is on a file system that this namespace may change. */
+/* The file is on a file system that only this namespace ever sees: however the process ends, nothing is left. */
 static inline void namespace_resolv_conf(const char *text)
 {
-    char path[] = "/tmp/fuzz-resolv-XXXXXX";
-    int fd = mkostemp(path, O_CLOEXEC);
+    static const char path[] = "/tmp/resolv.conf";
+    int fd;
 
+    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("tmpfs", "/tmp", "tmpfs", 0, NULL) < 0)
+        namespace_fail("cannot mount a file system");
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (fd < 0 || write(fd, text, strlen(text)) < 0)
         namespace_fail("cannot write %s", path);
     close(fd);
-    if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-        mount(path, "/etc/resolv.conf", NULL, MS_BIND, NULL) < 0)
+    if (mount(path, "/etc/resolv.conf", NULL, MS_BIND, NULL) < 0)
         namespace_fail("cannot show another /etc/resolv.conf");
-    unlink(path);
+    if (umount2("/tmp", MNT_DETACH) < 0)
+        namespace_fail("cannot unmount a file system");
 }
 
 /* Before there are threads; also for an ordinary user, where the system lets one make a user namespace. */
