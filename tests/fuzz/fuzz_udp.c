@@ -377,8 +377,9 @@ static void give_frame(struct udp_flows *u, const uint8_t *data, uint32_t size, 
     memcpy(copy, data, size);
     frame = copy + HEADER_SIZE;
     size -= HEADER_SIZE;
-    kind = packet_parse(&p, frame, size);
-    if ((kind == PACKET_IPV4 || kind == PACKET_IPV6) && offload_finish(copy, frame, size)) {
+    /* In this order, as the reader does: what is completed may be a length. */
+    kind = offload_finish(copy, frame, size) ? packet_parse(&p, frame, size) : PACKET_MALFORMED;
+    if (kind == PACKET_IPV4 || kind == PACKET_IPV6) {
         datagram_size = offload_datagram_size(copy);
         world.payload = frame;
         world.size = size;
