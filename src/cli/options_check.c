@@ -11,9 +11,9 @@
 #include "cli/publish.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <ifaddrs.h>
-#include <regex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,21 +29,35 @@ static struct in_addr offset_addr(struct in_addr base, uint32_t n)
     return (struct in_addr){.s_addr = htonl(ntohl(base.s_addr) + n)};
 }
 
+/* Up to @max digits, one at least; then @text is after them. */
+static bool skip_digits(const char **text, unsigned max)
+{
+    unsigned n = 0;
+
+    while (n < max && isdigit((unsigned char)(*text)[n]))
+        n++;
+    *text += n;
+    return n > 0;
+}
+
+/* Four numbers with dots between them, a slash and a prefix: ^[0-9]{1,3}(\.[0-9]{1,3}){3}/[0-9]{1,2}$, which
+ * regcomp(3) takes a tenth of a millisecond of each start to read. */
+static bool cidr_has_its_form(const char *text)
+{
+    for (const char *separator = ".../"; *separator; separator++, text++) {
+        if (!skip_digits(&text, 3) || *text != *separator)
+            return false;
+    }
+    return skip_digits(&text, 2) && *text == '\0';
+}
+
 int options_set_cidr(struct options *o, const char *cidr)
 {
     char quad[INET_ADDRSTRLEN + 1] = "";
     const char *slash = strchr(cidr, '/');
     unsigned prefix;
-    regex_t regex;
-    int match;
 
-    if (regcomp(&regex, "^[0-9]{1,3}(\\.[0-9]{1,3}){3}/[0-9]{1,2}$", REG_EXTENDED | REG_NOSUB) != 0) {
-        fprintf(stderr, "cannot compile the pattern for --cidr\n");
-        return -1;
-    }
-    match = regexec(&regex, cidr, 0, NULL, 0);
-    regfree(&regex);
-    if (match != 0 || (size_t)(slash - cidr) >= sizeof(quad)) {
+    if (!cidr_has_its_form(cidr) || (size_t)(slash - cidr) >= sizeof(quad)) {
         fprintf(stderr, "invalid CIDR: %s\n", cidr);
         return -1;
     }
@@ -52,7 +66,7 @@ int options_set_cidr(struct options *o, const char *cidr)
         fprintf(stderr, "invalid network address: %s\n", quad);
         return -1;
     }
-    prefix = (unsigned)strtoul(slash + 1, NULL, 10); /* one or two digits, says the pattern */
+    prefix = (unsigned)strtoul(slash + 1, NULL, 10); /* one or two digits, as was seen above */
     if (prefix < 1 || prefix > CIDR_PREFIX_MAX) {
         fprintf(stderr, "prefix length needs to be 1-%d\n", CIDR_PREFIX_MAX);
         return -1;
