@@ -15,6 +15,7 @@
  */
 #include "cli/confine.h"
 
+#include "base/capability.h"
 #include "base/cleanup.h"
 #include "base/landlock.h"
 #include "base/log.h"
@@ -26,7 +27,6 @@
 #include <linux/capability.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 static const struct need {
@@ -125,30 +125,6 @@ static int files_close(uint32_t duties, const char *name, struct failure *why)
 
 /* ---- capabilities ---- */
 
-/* capget(2) and capset(2) as they are, for the calling thread: libcap-ng reads files of /proc along the way.
- */
-static int capabilities_get(uint64_t *ret_permitted)
-{
-    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
-
-    if (syscall(SYS_capget, &head, data) < 0)
-        return -errno;
-    *ret_permitted = (uint64_t)data[1].permitted << 32 | data[0].permitted;
-    return 0;
-}
-
-static int capabilities_set(uint64_t all)
-{
-    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-    const struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {
-        {.effective = (uint32_t)all, .permitted = (uint32_t)all},
-        {.effective = (uint32_t)(all >> 32), .permitted = (uint32_t)(all >> 32)},
-    };
-
-    return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
-}
-
 static int capabilities_keep(uint32_t duties, const char *name, struct failure *why)
 {
     uint64_t kept = 0;
@@ -158,7 +134,7 @@ static int capabilities_keep(uint32_t duties, const char *name, struct failure *
         return 0;
     for (unsigned i = 0; i < ARRAY_SIZE(needs); i++) {
         if ((needs[i].duties & duties) && (needs[i].capability != CAP_SYS_PTRACE || state.config.watch))
-            kept |= UINT64_C(1) << needs[i].capability;
+            kept |= CAPABILITY(needs[i].capability);
     }
     r = capabilities_set(kept & state.capabilities);
     return r < 0 ? failure(why, r, NULL, "cannot drop capabilities of the thread %s", name) : 0;

@@ -13,7 +13,7 @@
  */
 #include "cli/sandbox.h"
 
-#include "base/bits.h"
+#include "base/capability.h"
 #include "base/cleanup.h"
 #include "base/log.h"
 #include "cli/userns.h"
@@ -240,26 +240,17 @@ int privileges_close(struct failure *why)
 
 int privileges_drop(struct failure *why)
 {
-    static const int needed[] = {
-        CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_RESOURCE, CAP_SYS_PTRACE,
-    };
-    int kept[ARRAY_SIZE(needed)];
-    unsigned n = 0;
+    static const uint64_t needed = CAPABILITY(CAP_NET_BIND_SERVICE) | CAPABILITY(CAP_NET_ADMIN) |
+                                   CAPABILITY(CAP_NET_RAW) | CAPABILITY(CAP_SYS_RESOURCE) |
+                                   CAPABILITY(CAP_SYS_PTRACE);
+    uint64_t permitted;
+    int r;
 
-    if (capng_get_caps_process() < 0)
-        return failure(why, -EPERM, NULL, "cannot read the capabilities");
-    if (capng_have_capabilities(CAPNG_SELECT_CAPS) == CAPNG_NONE)
-        return 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(needed); i++) {
-        if (capng_have_capability(CAPNG_PERMITTED, (unsigned)needed[i]))
-            kept[n++] = needed[i];
-    }
-    capng_clear(CAPNG_SELECT_CAPS);
-    for (unsigned i = 0; i < n; i++)
-        (void)capng_update(CAPNG_ADD, CAPNG_EFFECTIVE | CAPNG_PERMITTED, (unsigned)kept[i]); /* it exists */
+    if ((r = capabilities_get(&permitted)) < 0)
+        return failure(why, r, NULL, "cannot read the capabilities");
     /* The bounding set matters to execve(2) only, and gives nothing there after no_new_privs. */
-    if (capng_apply(CAPNG_SELECT_CAPS) < 0)
-        return failure(why, -EPERM, NULL, "cannot drop capabilities");
+    if (permitted != 0 && (r = capabilities_set(permitted & needed)) < 0)
+        return failure(why, r, NULL, "cannot drop capabilities");
     return 0;
 }
 
