@@ -4,7 +4,6 @@
 #include "base/clock.h"
 
 #include <errno.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -102,8 +101,11 @@ static void *thread_main(void *arg)
         r = confine_hook(&start);
     spawn->result = r;
     sem_post(&spawn->ready); /* @spawn is gone from here on */
-    if (r == 0)
-        start.run(start.arg);
+    if (r < 0)
+        return NULL;
+    while (start.gate && sem_wait(start.gate) < 0 && errno == EINTR)
+        ;
+    start.run(start.arg);
     return NULL;
 }
 

@@ -10,6 +10,7 @@
 #include "base/bits.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <stdint.h>
 
@@ -34,6 +35,7 @@ struct thread_start {
     int (*prepare)(void *arg); /* in the new thread; 0 or a negative errno, which ends the thread */
     void (*run)(void *arg);    /* in the new thread, after prepare() succeeded */
     void *arg;
+    sem_t *gate; /* NULL, or posted by somebody else: run() waits for it */
 };
 
 /* Starts a thread with a small stack and every signal blocked but SIGSYS, which must find its handler

@@ -43,7 +43,8 @@ static const struct need {
 static struct { /* fixed before threads start, but for the descriptors, which main closes when all have begun
                  */
     struct confine_config config;
-    uint64_t capabilities;              /* permitted to the process when it began */
+    uint64_t capabilities; /* permitted to the process when it began */
+    bool landlock;
     int nothing_fd, resolv_fd, main_fd; /* rules of Landlock; -1: no Landlock, or not for main */
 } state = {.nothing_fd = -1, .resolv_fd = -1, .main_fd = -1};
 
@@ -51,7 +52,7 @@ static struct { /* fixed before threads start, but for the descriptors, which ma
 
 bool confine_has_landlock(void)
 {
-    return landlock_version() > 0;
+    return state.landlock;
 }
 
 /* A directory that does not exist needs no rule. */
@@ -102,7 +103,8 @@ static int rules_make(struct failure *why)
 {
     int r;
 
-    if (!confine_has_landlock())
+    state.landlock = landlock_version() > 0;
+    if (!state.landlock)
         return 0;
     if ((r = landlock_new(&state.nothing_fd)) < 0 || (r = landlock_new(&state.resolv_fd)) < 0 ||
         (r = rules_for_resolv_conf(state.resolv_fd)) < 0)

@@ -30,5 +30,5 @@ struct confine_config {
 int confine_begin(const struct confine_config *config, struct failure *why);
 int confine_main(struct failure *why);
 
-/* Will files be closed to the threads? For the line that says so. */
+/* main, after confine_begin(): are files closed to the threads? For the line that says so. */
 bool confine_has_landlock(void);

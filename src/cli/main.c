@@ -4,7 +4,7 @@
  *
  * Everything that can fail for lack of privilege comes before the first thread, the sandbox after the last
  * file has been opened; then each thread gives up what it does not need, main last, and the ready byte comes
- * after that.
+ * after that. The nsagent makes itself ready beside all that, and is waited for when nothing else is left.
  */
 #include "api/server.h"
 #include "base/cleanup.h"
@@ -41,10 +41,10 @@ enum {
 struct program {
     struct options options;
     struct engine *engine;
-    struct agent *agent;     /* NULL: nothing is spliced */
+    struct agent *agent;     /* NULL: there is no process for splicing */
     struct workers *workers; /* NULL: nobody needs them */
     struct forwards *forwards;
-    struct divert *divert; /* NULL: outbound connections go through libslirp */
+    struct divert *divert; /* NULL: outbound connections are not to be diverted */
     struct api_server *api;
     struct capture *capture; /* NULL: no --pcap */
     struct api_context api_context;
@@ -52,6 +52,7 @@ struct program {
     struct run run;
     int signal_fd;
     char no_splice_why[FAILURE_TEXT_SIZE]; /* for people; "": splice is there */
+    bool spliced, diverted;                /* agent_finish(): the agent is there, and can divert */
     bool exit_fd_closed; /* --exit-fd named no open descriptor at the start: end once ready */
 };
 
@@ -280,7 +281,7 @@ static int check_divert(const struct options *o, struct failure *why)
 
 /* The agent is what splicing needs; without it everything goes through libslirp, and the reason is said. A
  * failure is one only with --divert=on. */
-static int agent_begin(struct program *p, struct failure *ret_why)
+static int agent_begin(struct program *p, struct guest_opening *opening, struct failure *ret_why)
 {
     const struct options *o = &p->options;
     struct failure why = FAILURE_NULL;
@@ -290,8 +291,11 @@ static int agent_begin(struct program *p, struct failure *ret_why)
         .table = 0x534c,
         .rule_priority = 0x534c,
         .gateway = o->gateway,
+        .userns_fd = opening->user_fd,
+        .netns_fd = opening->net_fd,
+        .first = guest_opening_work,
+        .first_arg = opening,
     };
-    _cleanup_close_ int user_fd = -1, net_fd = -1;
     bool divert = o->divert != DIVERT_OFF && !o->no_splice;
     int r;
 
@@ -299,17 +303,15 @@ static int agent_begin(struct program *p, struct failure *ret_why)
         snprintf(p->no_splice_why, sizeof(p->no_splice_why), "--no-splice");
     else if (!has_namespace(o))
         snprintf(p->no_splice_why, sizeof(p->no_splice_why), "there is no namespace to enter");
-    if (!has_namespace(o) || o->no_splice || (!wants_forwards(o) && !divert))
+    if (!guest_opening_is_possible(opening) || o->no_splice || (!wants_forwards(o) && !divert))
         return 0;
     config.divert = divert;
     config.stock = wants_forwards(o);
     inet_pton(AF_INET6, "fd00::2", &config.gateway6);
     fflush(NULL); /* or the child would print it again */
-    if (guest_namespaces_open(o, &user_fd, &net_fd, &why) < 0)
-        return 0; /* the TAP will fail for the same reason, in the words that clients know */
-    config.userns_fd = user_fd;
-    config.netns_fd = net_fd;
     r = agent_start(&p->agent, &config, &why);
+    if (r == 0)
+        guest_opening_begun(opening);
     if (r < 0 && o->divert == DIVERT_ON) {
         *ret_why = why;
         return r;
@@ -319,7 +321,16 @@ static int agent_begin(struct program *p, struct failure *ret_why)
     return 0;
 }
 
-/* The agent's report. Without it everything goes through libslirp, and the reason is said. */
+/* Why libslirp carries the guest's own TCP connections, when it does. */
+static const char *no_divert_reason(const struct program *p)
+{
+    return p->no_splice_why[0]               ? p->no_splice_why
+           : p->options.divert == DIVERT_OFF ? "--divert=off"
+                                             : "no nf_tables in the guest's namespace";
+}
+
+/* The agent's report, which comes late: everything is ready for what it may say. Without it everything goes
+ * through libslirp, and the reason is said. */
 static int agent_finish(struct program *p, struct failure *ret_why)
 {
     struct failure why = FAILURE_NULL;
@@ -328,6 +339,8 @@ static int agent_finish(struct program *p, struct failure *ret_why)
     if (!p->agent)
         return 0;
     r = agent_wait(p->agent, &why);
+    p->spliced = r == 0;
+    p->diverted = r == 0 && p->divert && agent_divert_state(p->agent) == 0;
     if (r == 0 && p->options.divert == DIVERT_ON && (r = agent_divert_state(p->agent)) < 0)
         failure(&why, r, "load the module nf_tables, or use --divert=auto",
                 "--divert=on: nf_tables cannot be had in the guest's namespace");
@@ -335,10 +348,11 @@ static int agent_finish(struct program *p, struct failure *ret_why)
         *ret_why = why;
         return r;
     }
-    if (r < 0) {
-        p->agent = agent_free(p->agent);
+    if (r < 0)
         failure_text(&why, p->no_splice_why, sizeof(p->no_splice_why));
-    }
+    if (p->diverted)
+        engine_set_take_tcp(p->engine, hook_take_tcp, p);
+    p->api_context.outbound = p->diverted ? "splice" : no_divert_reason(p);
     return 0;
 }
 
@@ -359,15 +373,11 @@ static int divert_open(struct program *p, struct failure *why)
         .send = hook_send,
         .inject = hook_inject,
     };
-    int r;
 
-    if (!p->agent || o->divert == DIVERT_OFF || agent_divert_state(p->agent) < 0)
+    if (!p->agent || o->divert == DIVERT_OFF)
         return 0;
     inet_pton(AF_INET6, "fd00::2", &config.gateway6);
-    r = divert_new(&p->divert, &config, why);
-    if (r == 0)
-        engine_set_take_tcp(p->engine, hook_take_tcp, p);
-    return r;
+    return divert_new(&p->divert, &config, why);
 }
 
 /* The same table as the API's, before there is anybody else to write to it. */
@@ -467,16 +477,7 @@ static int engine_open(struct program *p, struct guest_link *link, struct failur
     if (r < 0)
         return r;
     link->fd = -1; /* the engine's now */
-    r = agent_finish(p, why);
-    return r < 0 ? r : forwards_open(p, why);
-}
-
-/* Why libslirp carries the guest's own TCP connections, when it does. */
-static const char *no_divert_reason(const struct program *p)
-{
-    return p->no_splice_why[0]               ? p->no_splice_why
-           : p->options.divert == DIVERT_OFF ? "--divert=off"
-                                             : "no nf_tables in the guest's namespace";
+    return forwards_open(p, why);
 }
 
 static int api_open(struct program *p, struct failure *why)
@@ -488,7 +489,7 @@ static int api_open(struct program *p, struct failure *why)
         .guest = p->options.guest,
         .backend = engine_backend_name(p->engine),
         .mode = engine_mode_name(p->engine),
-        .outbound = p->divert ? "splice" : no_divert_reason(p),
+        .outbound = no_divert_reason(p), /* agent_finish() may know better */
         .flow_sources = {{hook_list_workers, p},
                          {hook_list_udp, p},
                          {hook_list_flows, p},
@@ -500,17 +501,48 @@ static int api_open(struct program *p, struct failure *why)
     return api_server_new(&p->api, p->options.api_socket, p->options.metrics, &p->api_context, why);
 }
 
+/* What was chosen, and why, in the order in which it matters. */
+static void report_choices(const struct program *p)
+{
+    const struct options *o = &p->options;
+
+    log_startup(LOG_LEVEL_INFO, "* %-16s %s, %s threads (%s)", "Data plane:", engine_backend_name(p->engine),
+                engine_mode_name(p->engine), engine_choice_text(p->engine));
+    if (p->diverted)
+        log_startup(LOG_LEVEL_INFO, "* %-16s splice", "Outbound TCP:");
+    else
+        log_startup(LOG_LEVEL_INFO, "* %-16s libslirp (%s)", "Outbound TCP:", no_divert_reason(p));
+    log_startup(LOG_LEVEL_INFO, "* %-16s %s", "Outbound UDP:", engine_udp_text(p->engine));
+    if (wants_forwards(o))
+        log_startup(LOG_LEVEL_INFO, "* %-16s TCP %s%s%s%s, UDP direct",
+                    "Forwards:", p->spliced ? "splice" : "libslirp", p->spliced ? "" : " (",
+                    p->spliced ? "" : p->no_splice_why, p->spliced ? "" : ")");
+    log_startup(LOG_LEVEL_INFO, "* %-16s %s%s%s%s",
+                "Confinement:", confine_has_landlock() ? "Landlock" : "no Landlock",
+                o->sandbox ? ", sandbox" : "", o->seccomp ? ", seccomp" : "",
+                o->sandbox && o->seccomp ? ""
+                : o->sandbox             ? " (more: --enable-seccomp)"
+                : o->seccomp             ? " (more: --enable-sandbox)"
+                                         : " (more: --enable-sandbox, --enable-seccomp)");
+}
+
+/* The agent is at work meanwhile: what there is to start is started before its report is waited for. */
 static int threads_start(struct program *p, struct failure *why)
 {
     int r = p->capture ? capture_start(p->capture, why) : 0;
 
     if (r == 0)
         r = engine_start(p->engine, why);
-    if (r == 0 && p->workers)
+    if (r == 0)
+        r = agent_finish(p, why);
+    if (r < 0)
+        return r;
+    report_choices(p);
+    if (p->workers)
         r = workers_start(p->workers, why);
-    if (r == 0 && p->api)
-        r = api_server_start(p->api, why);
-    return r;
+    if (r == 0)
+        engine_go(p->engine);
+    return r == 0 && p->api ? api_server_start(p->api, why) : r;
 }
 
 /* The threads, and what they and main give up. */
@@ -532,7 +564,7 @@ static int threads_confined_start(struct program *p, struct failure *why)
 
     if (r == 0)
         r = threads_start(p, why);
-    if (r == 0 && p->agent)
+    if (r == 0 && p->spliced)
         agent_go(p->agent);
     return r == 0 ? confine_main(why) : r;
 }
@@ -562,31 +594,6 @@ static void report_ready(int fd)
     close(fd);
 }
 
-/* What was chosen, and why, in the order in which it matters. */
-static void report_choices(const struct program *p)
-{
-    const struct options *o = &p->options;
-
-    log_startup(LOG_LEVEL_INFO, "* %-16s %s, %s threads (%s)", "Data plane:", engine_backend_name(p->engine),
-                engine_mode_name(p->engine), engine_choice_text(p->engine));
-    if (p->divert)
-        log_startup(LOG_LEVEL_INFO, "* %-16s splice", "Outbound TCP:");
-    else
-        log_startup(LOG_LEVEL_INFO, "* %-16s libslirp (%s)", "Outbound TCP:", no_divert_reason(p));
-    log_startup(LOG_LEVEL_INFO, "* %-16s %s", "Outbound UDP:", engine_udp_text(p->engine));
-    if (wants_forwards(o))
-        log_startup(LOG_LEVEL_INFO, "* %-16s TCP %s%s%s%s, UDP direct",
-                    "Forwards:", p->agent ? "splice" : "libslirp", p->agent ? "" : " (",
-                    p->agent ? "" : p->no_splice_why, p->agent ? "" : ")");
-    log_startup(LOG_LEVEL_INFO, "* %-16s %s%s%s%s",
-                "Confinement:", confine_has_landlock() ? "Landlock" : "no Landlock",
-                o->sandbox ? ", sandbox" : "", o->seccomp ? ", seccomp" : "",
-                o->sandbox && o->seccomp ? ""
-                : o->sandbox             ? " (more: --enable-seccomp)"
-                : o->seccomp             ? " (more: --enable-sandbox)"
-                                         : " (more: --enable-sandbox, --enable-seccomp)");
-}
-
 static int start(struct program *p, struct failure *why)
 {
     _cleanup_(guest_opening_end) struct guest_opening opening = GUEST_OPENING_NULL;
@@ -596,10 +603,12 @@ static int start(struct program *p, struct failure *why)
 
     if (r < 0)
         return r;
-    /* Side by side: the child first, because nothing goes on without its TAP, and then the agent. */
-    guest_opening_begin(&opening, o);
-    if ((r = agent_begin(p, why)) < 0)
+    /* One process for both: nothing goes on without its TAP; what it does as the agent runs beside us. */
+    guest_opening_init(&opening, o);
+    if ((r = agent_begin(p, &opening, why)) < 0)
         return r;
+    if (!p->agent)
+        guest_opening_fork(&opening);
     r = guest_link_open(&link, &opening, o, why);
     if (r < 0) {
         char text[512];
@@ -635,7 +644,6 @@ static int start(struct program *p, struct failure *why)
         closep(&link.fd);
         return r;
     }
-    report_choices(p);
     if ((r = api_open(p, why)) < 0 || (r = o->sandbox ? sandbox_enter(why) : privileges_drop(why)) < 0 ||
         (r = threads_confined_start(p, why)) < 0)
         return r;

@@ -5,7 +5,9 @@
  * Order in the child (user_namespaces(7), setns(2)): open both namespace files first, because after joining
  * the user namespace the caller's /proc may no longer answer; join the user namespace, which gives the
  * capabilities that joining the network namespace needs. EINVAL from the first setns() means "already in it"
- * (podman, bubblewrap) and any other failure there is decided by the second. /dev/net/tun is opened in the
+ * (podman, bubblewrap) and any other failure there is decided by the second. The child keeps its ids: those
+ * capabilities are all that is asked for, and with the parent's own id the parent may signal it, also once it
+ * has become the nsagent (fwd/agent.h), which spares a fork. /dev/net/tun is opened in the
  * caller's mount namespace, after the switch: the TAP belongs to the network namespace of whoever issues
  * TUNSETIFF.
  */
@@ -23,8 +25,10 @@
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -101,12 +105,11 @@ static int receive_report(int sock, struct report *report, int *ret_fd)
     return n == sizeof(*report) ? 0 : -EPIPE;
 }
 
-int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, struct failure *why)
+static int namespaces_open(struct guest_opening *g, const struct options *o)
 {
     char net[64], user[64];
     const char *net_path = o->path, *user_path = o->userns_path;
 
-    *ret_user = *ret_net = -1;
     if (o->target == TARGET_PID) {
         snprintf(net, sizeof(net), "/proc/%d/ns/net", o->pid);
         snprintf(user, sizeof(user), "/proc/%d/ns/user", o->pid);
@@ -114,19 +117,19 @@ int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, 
         if (!user_path)
             user_path = user;
     }
-    *ret_net = open(net_path, O_RDONLY | O_CLOEXEC);
-    if (*ret_net < 0)
-        return failure(why, -errno,
+    g->net_fd = open(net_path, O_RDONLY | O_CLOEXEC);
+    if (g->net_fd < 0)
+        return failure(&g->why, -errno,
                        errno == ENOENT   ? "is the process still there?"
                        : errno == EACCES ? "the namespace belongs to another user"
                                          : NULL,
                        "%s", net_path);
     if (!user_path)
         return 0;
-    *ret_user = open(user_path, O_RDONLY | O_CLOEXEC);
-    if (*ret_user < 0)
-        return failure(why, -errno, errno == EACCES ? "the namespace belongs to another user" : NULL, "%s",
-                       user_path);
+    g->user_fd = open(user_path, O_RDONLY | O_CLOEXEC);
+    if (g->user_fd < 0)
+        return failure(&g->why, -errno, errno == EACCES ? "the namespace belongs to another user" : NULL,
+                       "%s", user_path);
     return 0;
 }
 
@@ -157,17 +160,18 @@ int tap_open(const char *name, bool header, struct failure *why)
     return steal_fd(&fd);
 }
 
-static int child_work(const struct options *o, int user_fd, int net_fd, struct failure *why)
+static int open_inside(const struct guest_opening *g, struct failure *why)
 {
+    const struct options *o = g->options;
     _cleanup_close_ int fd = -1;
     int r;
 
-    if (user_fd >= 0 && setns(user_fd, CLONE_NEWUSER) == 0 && getuid() != 0) {
-        /* Id 0 there, where it exists, owns what root's sysctls and files are. Not needed otherwise. */
-        if (setgid(0) < 0 || setuid(0) < 0)
-            errno = 0;
-    }
-    if (setns(net_fd, CLONE_NEWNET) < 0)
+    /* Before the guest can see us: its root may trace what is of its user namespace. */
+    if (prctl(PR_SET_DUMPABLE, 0) < 0)
+        return failure(why, -errno, NULL, "the child's prctl");
+    if (g->user_fd >= 0 && setns(g->user_fd, CLONE_NEWUSER) < 0)
+        errno = 0; /* the next step decides */
+    if (setns(g->net_fd, CLONE_NEWNET) < 0)
         return failure(why, -errno,
                        errno == EPERM
                            ? "the user namespace that owns the network namespace could not be joined: "
@@ -187,53 +191,75 @@ static int child_work(const struct options *o, int user_fd, int net_fd, struct f
     return steal_fd(&fd);
 }
 
-/* Its end is expected: it does nothing after its report. */
-static int opening_wait(struct guest_opening *g)
+int guest_opening_work(void *arg)
 {
-    int status = 0;
+    struct guest_opening *g = arg;
+    struct report report = {.failure = FAILURE_NULL};
+    int fd, r;
 
-    while (g->child > 0 && waitpid(g->child, &status, 0) < 0 && errno == EINTR)
-        ;
-    g->child = -1;
-    return status;
+    closep(&g->sock); /* or we would not see that the parent has ended */
+    fd = open_inside(g, &report.failure);
+    r = send_report(g->child_sock, &report, fd);
+    if (fd < 0)
+        return fd;
+    close(fd);
+    return r;
+}
+
+/* ---- the parent ---- */
+
+void guest_opening_init(struct guest_opening *ret, const struct options *o)
+{
+    int pair[2];
+
+    if (o->target != TARGET_PID && o->target != TARGET_PATH)
+        return;
+    ret->options = o;
+    if (namespaces_open(ret, o) < 0)
+        return;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        failure(&ret->why, -errno, NULL, "socketpair");
+        return;
+    }
+    ret->sock = pair[0];
+    ret->child_sock = pair[1];
+}
+
+bool guest_opening_is_possible(const struct guest_opening *g)
+{
+    return g->options && g->why.code == 0;
+}
+
+void guest_opening_begun(struct guest_opening *g)
+{
+    g->begun = true;
+    closep(&g->child_sock); /* the child's end is to be the only one */
+}
+
+void guest_opening_fork(struct guest_opening *g)
+{
+    if (!guest_opening_is_possible(g))
+        return;
+    fflush(NULL); /* or the child would print it again */
+    g->child = fork();
+    if (g->child < 0)
+        failure(&g->why, -errno, NULL, "fork");
+    else if (g->child == 0)
+        _exit(guest_opening_work(g) < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
+    else
+        guest_opening_begun(g);
 }
 
 void guest_opening_end(struct guest_opening *g)
 {
     closep(&g->sock);
-    (void)opening_wait(g);
-}
-
-static int child_start(struct guest_opening *g, const struct options *o)
-{
-    _cleanup_close_ int user_fd = -1, net_fd = -1, ours = -1, theirs = -1;
-    struct report report = {.failure = FAILURE_NULL};
-    int pair[2], fd;
-
-    fd = guest_namespaces_open(o, &user_fd, &net_fd, &g->why);
-    if (fd < 0)
-        return fd;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        return failure(&g->why, -errno, NULL, "socketpair");
-    ours = pair[0];
-    theirs = pair[1];
-    fflush(NULL); /* or the child would print it again */
-    g->child = fork();
-    if (g->child < 0)
-        return failure(&g->why, -errno, NULL, "fork");
-    if (g->child == 0) {
-        close(ours); /* or it would not see that we have ended */
-        fd = child_work(o, user_fd, net_fd, &report.failure);
-        _exit(send_report(theirs, &report, fd) < 0 || fd < 0 ? EXIT_FAILURE : EXIT_SUCCESS);
-    }
-    g->sock = steal_fd(&ours);
-    return 0;
-}
-
-void guest_opening_begin(struct guest_opening *g, const struct options *o)
-{
-    if (o->target == TARGET_PID || o->target == TARGET_PATH)
-        (void)child_start(g, o); /* guest_link_open() tells */
+    closep(&g->child_sock);
+    closep(&g->user_fd);
+    closep(&g->net_fd);
+    /* Its end is expected: it does nothing after its report. */
+    while (g->child > 0 && waitpid(g->child, NULL, 0) < 0 && errno == EINTR)
+        ;
+    g->child = -1;
 }
 
 static int open_in_namespace(struct guest_opening *g, struct failure *why)
@@ -241,11 +267,10 @@ static int open_in_namespace(struct guest_opening *g, struct failure *why)
     struct report report = {.failure = g->why};
     int fd = -1, r;
 
-    if (g->child > 0) {
+    if (g->begun) {
         r = receive_report(g->sock, &report, &fd);
         if (r < 0)
-            return failure(why, r, NULL, "the child that opens the TAP ended without a report (status %d)",
-                           opening_wait(g));
+            return failure(why, r, NULL, "the child that opens the TAP ended without a report");
     }
     if (fd < 0) {
         if (why)

@@ -23,35 +23,44 @@ struct guest_link {
         .fd = -1        \
     }
 
-/* For the agent (TARGET_PID and TARGET_PATH): the guest's network namespace and, where one is named, its user
- * namespace, else -1. The caller's to close. */
-int guest_namespaces_open(const struct options *o, int *ret_user, int *ret_net, struct failure *why);
-
 /* Makes the TAP @name in the current network namespace, or attaches to it; with a virtio-net header before
  * each frame if it can and @header says so. The descriptor, or a negative errno with its sentence. */
 int tap_open(const char *name, bool header, struct failure *why);
 
-/* The child at work in the guest's namespaces. */
+/* A child is at work in the guest's namespaces: one of its own, or one that goes on as something else. */
 struct guest_opening {
-    pid_t child; /* -1: none */
-    int sock;    /* its report comes here */
-    struct failure why;
+    const struct options *options; /* the caller's; NULL: this target takes no child */
+    int user_fd, net_fd;           /* the guest's namespaces; user_fd is -1 where none is named */
+    int sock, child_sock;          /* the report comes through this pair */
+    pid_t child;                   /* -1: none of its own */
+    bool begun;                    /* there is a child */
+    struct failure why;            /* there is none */
 };
 
-#define GUEST_OPENING_NULL                           \
-    {                                                \
-        .child = -1, .sock = -1, .why = FAILURE_NULL \
+#define GUEST_OPENING_NULL                                                                          \
+    {                                                                                               \
+        .user_fd = -1, .net_fd = -1, .sock = -1, .child_sock = -1, .child = -1, .why = FAILURE_NULL \
     }
 
-/* Starts the child, where the target takes one; it works while the caller does other things. What fails is
- * told by guest_link_open(). guest_opening_end() is due in any case. */
-void guest_opening_begin(struct guest_opening *g, const struct options *o);
+/* Opens what the child needs, where the target takes one. What fails is told by guest_link_open().
+ * guest_opening_end() is due in any case. @o must outlive @ret. */
+void guest_opening_init(struct guest_opening *ret, const struct options *o);
+/* Could a child enter the guest's namespaces? */
+bool guest_opening_is_possible(const struct guest_opening *g);
 
-/* Waits for the child's end, which follows its report; without one, does nothing. */
+/* In a forked process: enters the namespaces, opens the TAP, and sends it to the parent. 0 or a negative
+ * errno, of which the parent has heard. @arg is the struct guest_opening. */
+int guest_opening_work(void *arg);
+
+/* A process that calls guest_opening_work() has been forked; or fork one for nothing but that. What that one
+ * does runs beside what the caller does meanwhile. */
+void guest_opening_begun(struct guest_opening *g);
+void guest_opening_fork(struct guest_opening *g);
+
+/* Closes everything, and waits for the end of a child of its own, which follows its report. */
 void guest_opening_end(struct guest_opening *g);
 
-/* After guest_opening_begin(); waits for the child's report. Returns 0, or a negative errno with its
- * sentence; nothing is left behind then but the child, which ends. Prints the lines that clients expect about
- * descriptors sent and received. */
+/* Waits for the child's report. Returns 0, or a negative errno with its sentence; nothing is left behind then
+ * but the child, which ends. Prints the lines that clients expect about descriptors sent and received. */
 int guest_link_open(struct guest_link *ret, struct guest_opening *g, const struct options *o,
                     struct failure *why);

@@ -49,7 +49,7 @@ struct stock {
 };
 
 struct agent {
-    pid_t pid; /* fixed; not reaped before agent_free(), so the number is its own */
+    pid_t pid; /* fixed when threads run; not reaped before agent_free(), so the number is its own; 0: none */
     int fd;    /* fixed */
 
     struct nft *nft OWNED_BY(role_fwd); /* through a copy of the socket that owns the table; or NULL */
@@ -547,19 +547,25 @@ static bool reap(pid_t pid, int ms)
     }
 }
 
+/* Its end of the socket is closed for it, and it is waited for. */
+static void process_end(struct agent *a)
+{
+    if (a->fd >= 0) /* also for copies of the descriptor that some other child has; and it ends a send that
+                       waits */
+        shutdown(a->fd, SHUT_RDWR);
+    if (a->pid > 0 && !reap(a->pid, END_MS) && kill(a->pid, SIGKILL) == 0)
+        (void)reap(a->pid, END_MS); /* else stuck in the kernel: not worth hanging for */
+    a->pid = 0;
+}
+
 struct agent *agent_free(struct agent *a) TSA(no_thread_safety_analysis) /* after threads ended */
 {
     if (!a)
         return NULL;
     stocks_close(a);
     nft_free(a->nft);
-    if (a->fd >= 0) {
-        /* Also for copies of the descriptor that some other child has; and it ends a send that waits. */
-        shutdown(a->fd, SHUT_RDWR);
-        close(a->fd);
-    }
-    if (a->pid > 0 && !reap(a->pid, END_MS) && kill(a->pid, SIGKILL) == 0)
-        (void)reap(a->pid, END_MS); /* else stuck in the kernel: not worth hanging for */
+    process_end(a);
+    closep(&a->fd);
     free(a);
     return NULL;
 }
@@ -640,6 +646,8 @@ int agent_start(struct agent **ret, const struct agent_config *config, struct fa
     a->pid = fork();
     if (a->pid == 0) {
         close(pair[0]);
+        if (config->first && config->first(config->first_arg) < 0)
+            _exit(EXIT_FAILURE);
         agent_process(pair[1], config, parent_pid);
     }
     r = -errno;
@@ -651,9 +659,15 @@ int agent_start(struct agent **ret, const struct agent_config *config, struct fa
     return 0;
 }
 
-int agent_wait(struct agent *a, struct failure *why)
+int agent_wait(struct agent *a, struct failure *why) TSA(no_thread_safety_analysis) /* before threads run */
 {
-    return wait_started(a, why);
+    int r = wait_started(a, why);
+
+    if (r < 0) {
+        (void)gone(a);
+        process_end(a);
+    }
+    return r;
 }
 
 void agent_go(struct agent *a)

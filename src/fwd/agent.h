@@ -32,6 +32,9 @@ struct agent_config {
     struct in6_addr gateway6;
     bool stock;  /* sockets are at hand from the start; otherwise from the first use on */
     bool divert; /* outbound connections, too: needs nf_tables */
+    /* In the new process, before all else; NULL: nothing. A negative errno ends it. */
+    int (*first)(void *arg);
+    void *first_arg;
 };
 
 enum { AGENT_RULES = 3 }; /* per family */
@@ -51,17 +54,17 @@ enum agent_reason { /* why a family cannot be spliced; agent_reason_text() */
 /* main, before threads and sandbox: forks. What the process needs until its report (2 ms or so) runs beside
  * what the caller does meanwhile. 0, or a negative errno with its sentence; the caller goes on without. */
 int agent_start(struct agent **ret, const struct agent_config *config, struct failure *why);
-/* main, before threads: waits until the process is in the namespaces and has what it needs of them
- * (AGENT_START_MS at most). 0, or a negative errno with its sentence: the caller frees the agent and goes on
- * without. */
+/* main, before the worker runs: waits until the process is in the namespaces and has what it needs of them
+ * (AGENT_START_MS at most). 0, or a negative errno with its sentence: the process is gone then, as if it had
+ * ended later; the struct may be kept. */
 int agent_wait(struct agent *a, struct failure *why);
 /* main, once the guest's interfaces are as they will be and nothing is left that wants the processor: lets
  * the process confine itself and look around, which it does not do before the first request. */
 void agent_go(struct agent *a);
 /* main, after threads ended: ends and reaps the process. NULL is fine; returns NULL. */
 struct agent *agent_free(struct agent *a);
-/* Its process id, for as long as the struct lives. Whoever counts the users of the guest's network namespace
- * must leave it out. Any thread. */
+/* Its process id, for as long as the struct lives; 0: none. Whoever counts the users of the guest's network
+ * namespace must leave it out. Any thread. */
 pid_t agent_pid(const struct agent *a);
 
 /* One fwd worker ("the client") owns what follows. */

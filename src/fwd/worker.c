@@ -510,8 +510,6 @@ int workers_new(struct workers **ret, struct agent *agent, int epoll_fd, struct 
     w->shared = epoll_fd >= 0;
     for (; w->n < n && r == 0; w->n += r == 0)
         r = worker_new(&w->worker[w->n], w, w->n, w->n == 0 ? epoll_fd : -1);
-    if (r == 0 && agent)
-        r = watch(w->worker[0], EPOLL_CTL_ADD, agent_fd(agent), EPOLLIN, (uint64_t)TAG_AGENT << TAG_SHIFT);
     if (r < 0) {
         workers_free(w);
         return failure(why, r, "raise RLIMIT_NOFILE", "cannot make the forwarding workers");
@@ -526,13 +524,18 @@ unsigned workers_lodge(struct workers *w, const struct lodger *lodger)
     return w->n_lodgers++;
 }
 
-int workers_start(struct workers *w, struct failure *why)
+int workers_start(struct workers *w, struct failure *why) TSA(no_thread_safety_analysis) /* they start here */
 {
+    int r = w->agent && !agent_is_gone(w->agent) ? watch(w->worker[0], EPOLL_CTL_ADD, agent_fd(w->agent),
+                                                         EPOLLIN, (uint64_t)TAG_AGENT << TAG_SHIFT)
+                                                 : 0;
+
+    if (r < 0)
+        return failure(why, r, NULL, "cannot watch the agent");
     for (unsigned i = w->shared ? 1 : 0; i < w->n; i++) {
         struct thread_start start = {
             .name = w->worker[i]->name, .duties = DUTY_FWD, .run = run, .arg = w->worker[i]};
-        int r = thread_spawn(&w->worker[i]->thread, &start);
-
+        r = thread_spawn(&w->worker[i]->thread, &start);
         if (r < 0) {
             workers_stop(w);
             return failure(why, r, "raise RLIMIT_NPROC", "cannot start a forwarding thread");

@@ -224,6 +224,7 @@ static void engine_init_empty(struct engine *e) TSA(no_thread_safety_analysis) /
     world_init(&e->world, true);
     world_init(&e->rx_world, false); /* the counters are the slirp thread's */
     pthread_mutex_init(&e->adopt_lock, NULL);
+    sem_init(&e->gate, 0, 0);
 }
 
 static int engine_init(struct engine *e, struct failure *why)
@@ -363,6 +364,7 @@ struct engine *engine_free(struct engine *e) TSA(no_thread_safety_analysis) /* a
     world_deinit(&e->world);
     world_deinit(&e->rx_world);
     pthread_mutex_destroy(&e->adopt_lock);
+    sem_destroy(&e->gate);
     free(e);
     return NULL;
 }
@@ -376,6 +378,7 @@ int engine_start(struct engine *e, struct failure *why)
         .prepare = engine_prepare,
         .run = e->shared ? engine_run_shared : engine_run_split,
         .arg = e,
+        .gate = &e->gate,
     };
     int r;
 
@@ -401,6 +404,13 @@ int engine_start(struct engine *e, struct failure *why)
     return 0;
 }
 
+void engine_go(struct engine *e)
+{
+    if (!e->opened)
+        sem_post(&e->gate);
+    e->opened = true;
+}
+
 void engine_stop(struct engine *e) TSA(no_thread_safety_analysis) /* the threads end here */
 {
     tap_rx_stop(&e->rx);
@@ -408,6 +418,7 @@ void engine_stop(struct engine *e) TSA(no_thread_safety_analysis) /* the threads
     if (e->started) {
         atomic_store_explicit(&e->stop, true, memory_order_relaxed); /* ordered by the eventfd */
         wakeup_send(&e->wake);
+        engine_go(e);
         pthread_join(e->thread, NULL);
         e->started = false;
     }

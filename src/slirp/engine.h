@@ -62,9 +62,12 @@ int engine_new(struct engine **ret, const struct engine_config *config, struct f
 struct engine *engine_free(struct engine *e);
 
 /* main. Returns when every thread has taken what it needs; 0 or a negative errno with its sentence (no thread
- * then). */
+ * then). The slirp thread does nothing before engine_go(): until then main may still change what is fixed
+ * "before threads start" (engine_share(), engine_set_take_tcp(), what shares its loop). */
 int engine_start(struct engine *e, struct failure *why);
-/* main. Joins the threads. */
+/* main, after engine_start(), before anybody else may stop the world. */
+void engine_go(struct engine *e);
+/* main. Joins the threads, also those that were never let go. */
 void engine_stop(struct engine *e);
 
 /* main. Readable once the data plane has ended by itself; engine_gone() then tells why (negative errno,

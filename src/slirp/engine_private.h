@@ -26,6 +26,7 @@
 
 #include <glib.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <slirp/libslirp.h>
 
 enum {
@@ -74,7 +75,8 @@ struct engine {
     struct world world;
     struct wakeup wake; /* the slirp thread's */
     pthread_t thread;
-    bool started; /* main's */
+    sem_t gate;           /* posted once, by engine_go() or engine_stop() */
+    bool started, opened; /* main's; @opened: the gate */
     _Atomic bool stop;
 
     pthread_mutex_t adopt_lock;                      /* innermost: nothing is taken inside it */

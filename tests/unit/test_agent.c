@@ -12,6 +12,7 @@
  */
 #include "fwd/agent.h"
 
+#include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "fwd/agent_protocol.h"
@@ -1083,6 +1084,46 @@ static void test_failure_has_a_sentence(void **state)
     close(null_fd);
 }
 
+static int say_and_return(void *arg)
+{
+    const int *how = arg; /* where to, and what */
+
+    return write(how[0], "f", 1) == 1 ? how[1] : -EIO;
+}
+
+/* The process does something else first, and is no agent if that fails. */
+static void test_first_of_all(void **state)
+{
+    static const int results[] = {0, -ENODEV};
+
+    (void)state;
+    NEED_GUEST();
+    for (unsigned i = 0; i < ARRAY_SIZE(results); i++) {
+        struct agent_config c = *config();
+        struct failure why = FAILURE_NULL;
+        struct agent *a = NULL;
+        int ends[2], how[2];
+        char said;
+
+        assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+        how[0] = ends[1];
+        how[1] = results[i];
+        c.first = say_and_return;
+        c.first_arg = how;
+        assert_int_equal(agent_start(&a, &c, &why), 0);
+        close(ends[1]);
+        assert_int_equal(agent_wait(a, &why), results[i] < 0 ? -EPIPE : 0);
+        assert_int_equal(read(ends[0], &said, 1), 1);
+        assert_int_equal(read(ends[0], &said, 1), 0); /* nobody has it any more: not the agent either */
+        role_enter(&role_fwd);
+        assert_int_equal(agent_is_gone(a), results[i] < 0);
+        role_leave(&role_fwd);
+        assert_int_equal(agent_pid(a) == 0, results[i] < 0); /* it has been reaped */
+        agent_free(a);
+        close(ends[0]);
+    }
+}
+
 /* The parent runs out of descriptors: less is received than was sent, nothing breaks. */
 static void test_parent_without_descriptors(void **state)
 {
@@ -1134,6 +1175,7 @@ int main(void)
         cmocka_unit_test(test_agent_is_sealed),
         cmocka_unit_test(test_agent_dies_with_its_parent),
         cmocka_unit_test(test_failure_has_a_sentence),
+        cmocka_unit_test(test_first_of_all),
         cmocka_unit_test(test_parent_without_descriptors),
     };
 
