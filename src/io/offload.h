@@ -44,6 +44,10 @@ uint32_t offload_take_apart(uint8_t out[FRAME_SIZE_MAX], const struct packet *p,
  * their own). False: drop it. */
 bool offload_finish(const void *header, uint8_t *frame, uint32_t size);
 
+/* Is the checksum of the datagram @p, which came in a frame that passed offload_finish(), one that this has
+ * completed? Then it need not be checked. */
+bool offload_made_checksum(const void *header, const struct packet *p);
+
 /* The pool's taking thread: offload_finish() for frames just read. What is to be dropped is counted and goes
  * back to the pool. Returns how many are left, in order. */
 uint32_t offload_receive(struct frame_pool *pool, frame_id *ids, uint32_t n);

@@ -30,6 +30,7 @@ struct packet {
     bool is_fragment;
     uint16_t src_port, dst_port; /* TCP and UDP with l4; host byte order */
     uint8_t tcp_flags;           /* TCP with l4 */
+    bool checksum_made; /* of the transport: by ourselves (offload.h), so it is right. For others to set */
 };
 
 enum { PACKET_TCP_FIN = 1, PACKET_TCP_SYN = 2, PACKET_TCP_RST = 4, PACKET_TCP_ACK = 16 };

@@ -64,6 +64,7 @@ struct udp_flows *udp_flows_free(struct udp_flows *u);
 /* A packet that passed the filter. True: it has been taken; its frame must stay as it is until
  * udp_flows_flush(). False: it is not for here (another protocol, an address or port with rules of its own,
  * no descriptor left): libslirp's. @gso_size: 0, or the size of the datagrams that are joined in the frame.
+ * Its checksum is looked at, unless @p says that it was made here.
  */
 bool udp_flows_take(struct udp_flows *u, const struct packet *p, uint32_t gso_size, int64_t now_ns)
     RUNS_ON(role_udp_out);

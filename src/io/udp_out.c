@@ -90,6 +90,8 @@ static bool checksum_good(const struct packet *p, bool v6, uint32_t udp_size)
 {
     uint32_t sum;
 
+    if (p->checksum_made)
+        return true;
     if (p->l4[6] == 0 && p->l4[7] == 0)
         return !v6;
     sum = offload_pseudo_sum(p, v6 ? PACKET_IPV6 : PACKET_IPV4, udp_size);

@@ -83,8 +83,10 @@ static bool take_frame(struct engine *e, frame_id id, int64_t now_ns) RUNS_ON(ro
         if ((kind != PACKET_IPV4 && kind != PACKET_IPV6) || p.is_fragment ||
             filter_frame(&e->filter, kind, &p) != FILTER_PASS)
             return false;
-    } else if (e->config.joined_datagrams) {
-        datagram_size = offload_datagram_size(frame_start(&e->rx_pool, id));
+    } else if (e->rx_pool.header_size > 0) {
+        p.checksum_made = offload_made_checksum(frame_start(&e->rx_pool, id), &p);
+        if (e->config.joined_datagrams)
+            datagram_size = offload_datagram_size(frame_start(&e->rx_pool, id));
     }
     if (p.l4 && udp_forwards_port(e->udp, p.src_port))
         return false;

@@ -72,8 +72,9 @@ enum {
     INPUT_PASSING = 2,  /* its buffer is wanted at once for another one */
 };
 
-static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, int flags) RUNS_ON(role_slirp)
-    RUNS_ON(role_udp_out)
+/* @header: the virtio-net header it came with; NULL: none. */
+static void input_frame(struct engine *e, const void *header, const uint8_t *frame, uint32_t size, int flags)
+    RUNS_ON(role_slirp) RUNS_ON(role_udp_out)
 {
     struct packet packet;
     enum packet_kind kind;
@@ -85,6 +86,7 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, i
         if (!frame || !admit(e, &packet, &kind, frame, size) || packet.is_fragment)
             return;
         flags |= INPUT_PASSING;
+        header = NULL;
     }
     if (packet.ip_protocol == IPPROTO_TCP && packet.l4 && (packet.tcp_flags & PACKET_TCP_SYN))
         spin_busy(&e->spin);
@@ -102,6 +104,8 @@ static void input_frame(struct engine *e, const uint8_t *frame, uint32_t size, i
     if (packet.ip_protocol == IPPROTO_UDP && packet.l4 && e->flows && !e->loop_flows &&
         udp_forwards_port(e->udp, packet.src_port))
         counter_add(COUNTER_udp_fallback_forward, 1); /* tap-rx has left it to us for that reason */
+    if (header && packet.ip_protocol == IPPROTO_UDP)
+        packet.checksum_made = offload_made_checksum(header, &packet);
     if (packet.ip_protocol == IPPROTO_UDP && e->loop_flows &&
         udp_flows_take(e->loop_flows, &packet, 0, clock_coarse_ns())) {
         if (flags & INPUT_PASSING)
@@ -138,7 +142,7 @@ static void input_joined(struct engine *e, const uint8_t *frame, uint32_t size, 
         udp_flows_take(e->loop_flows, &packet, datagram_size, clock_coarse_ns()))
         return;
     for (uint32_t i = 0; (size = offload_take_apart(e->apart, &packet, kind, datagram_size, i)) > 0; i++)
-        input_frame(e, e->apart, size, INPUT_TAKEABLE | INPUT_PASSING);
+        input_frame(e, NULL, e->apart, size, INPUT_TAKEABLE | INPUT_PASSING);
 }
 
 /* A frame of the rx pool. */
@@ -147,12 +151,14 @@ static void input_from_pool(struct engine *e, frame_id id) RUNS_ON(role_slirp) R
     const uint8_t *frame = frame_data(&e->rx_pool, id);
     uint32_t size = e->rx_pool.size[id], datagram_size = 0;
 
+    const void *header = e->rx_pool.header_size > 0 ? frame_start(&e->rx_pool, id) : NULL;
+
     if (e->config.joined_datagrams)
-        datagram_size = offload_datagram_size(frame_start(&e->rx_pool, id));
+        datagram_size = offload_datagram_size(header);
     if (__builtin_expect(datagram_size > 0, 0))
         input_joined(e, frame, size, datagram_size);
     else
-        input_frame(e, frame, size, INPUT_TAKEABLE);
+        input_frame(e, header, frame, size, INPUT_TAKEABLE);
 }
 
 /* The same from the TAP itself. Large frames are read one or two at a time and their buffers used again at
@@ -299,7 +305,7 @@ static void input_injected(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_ud
         e->first_inject = (e->first_inject + 1) % INJECT_QUEUE_MAX;
         e->n_inject--;
         pthread_mutex_unlock(&e->adopt_lock);
-        input_frame(e, i.frame, i.size, INPUT_PASSING);
+        input_frame(e, NULL, i.frame, i.size, INPUT_PASSING);
     }
 }
 

@@ -187,6 +187,54 @@ static void test_udp_never_ends_with_no_checksum(void **state)
     assert_int_equal(get_u16(buffer + TCP_AT4 + 6), 0xffff);
 }
 
+/* Only what offload_finish() itself has completed, for the datagram that is looked at, counts as right. */
+static void test_a_checksum_made_here_is_known(void **state)
+{
+    (void)state;
+    for (int v6 = 0; v6 < 2; v6++) {
+        uint32_t at = v6 ? TCP_AT6 : TCP_AT4, size = make_tcp(buffer, v6, 80, PACKET_TCP_ACK, 0);
+        const struct virtio_net_hdr good = {
+            .flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = (uint16_t)at, .csum_offset = 6};
+        struct virtio_net_hdr h = good;
+        struct packet p;
+        uint16_t begun;
+
+        buffer[v6 ? ETH + 6 : ETH + 9] = IPPROTO_UDP;
+        put_u16(buffer + at + 4, (uint16_t)(size - at));
+        assert_int_equal(packet_parse(&p, buffer, size), v6 ? PACKET_IPV6 : PACKET_IPV4);
+        assert_false(p.checksum_made);
+        begun = (uint16_t)~checksum_fold(offload_pseudo_sum(&p, v6 ? PACKET_IPV6 : PACKET_IPV4, size - at));
+        memcpy(buffer + at + 6, &begun, sizeof(begun));
+        assert_true(offload_finish(&h, buffer, size));
+        assert_int_equal(
+            checksum_fold(checksum_add(offload_pseudo_sum(&p, v6 ? PACKET_IPV6 : PACKET_IPV4, size - at),
+                                       p.l4, size - at)),
+            0);
+        assert_true(offload_made_checksum(&h, &p));
+        h.flags = 0; /* it came complete */
+        assert_false(offload_made_checksum(&h, &p));
+        h.flags = VIRTIO_NET_HDR_F_DATA_VALID; /* as another one says */
+        assert_false(offload_made_checksum(&h, &p));
+        h = good;
+        h.csum_start += 20; /* of an inner packet */
+        assert_false(offload_made_checksum(&h, &p));
+        h = good;
+        h.csum_offset = 16;
+        assert_false(offload_made_checksum(&h, &p));
+        h = good;
+        h.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
+        assert_false(offload_made_checksum(&h, &p));
+        p.is_fragment = true;
+        assert_false(offload_made_checksum(&good, &p));
+        p.is_fragment = false;
+        p.ip_protocol = IPPROTO_TCP;
+        assert_false(offload_made_checksum(&good, &p));
+        p.ip_protocol = IPPROTO_UDP;
+        put_u16(buffer + at + 4, (uint16_t)(size - at - 1)); /* the sum has a byte more in it */
+        assert_false(offload_made_checksum(&good, &p));
+    }
+}
+
 static void test_frames_that_are_dropped_go_back(void **state)
 {
     struct frame_pool pool;
@@ -477,6 +525,7 @@ int main(void)
         cmocka_unit_test(test_what_the_kernel_is_to_finish_can_be_finished),
         cmocka_unit_test(test_a_header_that_lies_is_refused),
         cmocka_unit_test(test_udp_never_ends_with_no_checksum),
+        cmocka_unit_test(test_a_checksum_made_here_is_known),
         cmocka_unit_test(test_frames_that_are_dropped_go_back),
         cmocka_unit_test(test_the_mss_of_a_syn),
         cmocka_unit_test(test_large_segments_carry_the_guests_mss),

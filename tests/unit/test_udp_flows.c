@@ -240,16 +240,22 @@ TSA(no_thread_safety_analysis) static void end(void)
 }
 
 /* Gives a frame of the guest's to the table. */
-static bool take_frame(const uint8_t *frame, uint32_t size)
+static bool take_frame_checked(const uint8_t *frame, uint32_t size, bool checksum_made)
 {
     struct packet p;
     bool taken;
 
     role_assert(&role_udp_out);
     assert_int_not_equal(packet_parse(&p, frame, size), PACKET_MALFORMED);
+    p.checksum_made = checksum_made;
     taken = udp_flows_take(flows, &p, 0, now_ns);
     udp_flows_flush(flows, now_ns);
     return taken;
+}
+
+static bool take_frame(const uint8_t *frame, uint32_t size)
+{
+    return take_frame_checked(frame, size, false);
 }
 
 static bool give(const union address *src, const union address *dst, uint32_t size)
@@ -416,6 +422,10 @@ static void test_a_wrong_checksum_is_dropped(void **state)
         assert_true(take_frame(got.data[0], got.size[0])); /* nobody else shall have it either */
         assert_int_equal(counter_read(COUNTER_udp_drop_checksum), n_before + 1);
         assert_true(hears_nothing(fd));
+        /* Where it was made here, nobody looks. */
+        assert_true(take_frame_checked(got.data[0], got.size[0], true));
+        assert_int_equal(counter_read(COUNTER_udp_drop_checksum), n_before + 1);
+        assert_false(hears_nothing(fd));
         memset(got.data[0] + at, 0, 2); /* none: fine with IPv4 only */
         assert_true(take_frame(got.data[0], got.size[0]));
         assert_int_equal(counter_read(COUNTER_udp_drop_checksum), n_before + (v6 ? 2 : 1));
