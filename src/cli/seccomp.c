@@ -176,6 +176,7 @@ static struct syscall_rule rules[] = {
     ALLOW("epoll_wait", DUTY_UDP_IN),
     ALLOW("epoll_pwait", DUTY_UDP_IN),
     ALLOW("epoll_pwait2", DUTY_UDP_IN),
+    ALLOW("recvfrom", DUTY_UDP_IN),
     ALLOW("recvmsg", DUTY_UDP_IN),
     ALLOW("recvmmsg", DUTY_UDP_IN),
     ALLOW("recvmmsg_time64", DUTY_UDP_IN),

@@ -5,8 +5,8 @@
  * Datagrams are received in batches, each into a buffer with room for headers in front, and go out from
  * there. Those of one size and one peer that follow each other become one frame that the guest's kernel takes
  * apart (USO), where the TAP takes such frames; else what the kernel has joined (UDP_GRO) is taken apart
- * here. A flow's socket gets UDP_GRO and larger buffers once it has proved busy: a resolver's sockets live
- * for one answer and are not worth two system calls.
+ * here. A flow's socket gets UDP_GRO and larger buffers once it has proved busy, with several datagrams at a
+ * time: a resolver's sockets ask one question at a time, and are not worth two system calls.
  *
  * ICMP errors come from the error queue (IP_RECVERR, ip(7)), with the address the datagram was sent to, how
  * its payload began, and who complained. The guest gets them with its own idea of these addresses; errors
@@ -28,6 +28,7 @@
 
 enum {
     ROUNDS = 4,      /* batches per event: then others have their turn */
+    FIRST_BATCH = 4, /* of a flow of which little is known */
     ERRORS_MAX = 16, /* ICMP errors per event */
     BULK_BUFFER = 1 << 20,
     PORT_DNS = 53,
@@ -275,9 +276,9 @@ static void deliver_all(struct udp_flows *u, struct udp_flow *f, uint32_t n) RUN
     }
 }
 
-static void prepare(struct udp_in *in, uint32_t n)
+void udp_in_prepare(struct udp_in *in)
 {
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < UDP_IN_BATCH; i++) {
         in->parts[i] = (struct iovec){.iov_base = in->region + (size_t)i * FRAME_STRIDE + PAYLOAD_AT,
                                       .iov_len = PAYLOAD_ROOM};
         in->messages[i].msg_hdr = (struct msghdr){.msg_name = &in->from[i],
@@ -287,6 +288,44 @@ static void prepare(struct udp_in *in, uint32_t n)
                                                   .msg_control = in->controls[i].bytes,
                                                   .msg_controllen = sizeof(in->controls[i].bytes)};
     }
+}
+
+/* What recvmmsg(2) has written to the first @n messages is what it reads the next time. */
+static void prepare_again(struct udp_in *in, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        in->messages[i].msg_hdr.msg_namelen = sizeof(in->from[i]);
+        in->messages[i].msg_hdr.msg_controllen = sizeof(in->controls[i].bytes);
+    }
+}
+
+/* How many datagrams to ask for. To look for one that has not come costs as much as half of one that has, so
+ * a flow to which one answer is owed is asked for one; if there are more, its event comes again. */
+static uint32_t expected(const struct udp_flow *f)
+{
+    /* Relaxed: a guess. A flow that has lost something is never owed one. */
+    if (atomic_load_explicit(&f->n_out, memory_order_relaxed) ==
+        atomic_load_explicit(&f->n_in, memory_order_relaxed) + 1)
+        return 1;
+    return f->bulk ? UDP_IN_BATCH : FIRST_BATCH;
+}
+
+/* As recvmmsg(2). For one datagram that the kernel cannot have joined from several recvfrom(2) costs a third
+ * less. */
+static int receive(struct udp_in *in, const struct udp_flow *f, uint32_t n_max)
+{
+    socklen_t size = sizeof(in->from[0]);
+    ssize_t n;
+
+    counter_add(COUNTER_udp_in_calls, 1);
+    if (n_max > 1 || f->bulk)
+        return recvmmsg(f->fd, in->messages, n_max, MSG_DONTWAIT, NULL);
+    n = recvfrom(f->fd, in->parts[0].iov_base, PAYLOAD_ROOM, MSG_DONTWAIT, &in->from[0].sa, &size);
+    if (n < 0)
+        return -1;
+    in->messages[0].msg_len = (uint32_t)n;
+    in->messages[0].msg_hdr.msg_controllen = 0;
+    return 1;
 }
 
 static void make_bulk(const struct udp_flows *u, struct udp_flow *f)
@@ -304,6 +343,7 @@ static void make_bulk(const struct udp_flows *u, struct udp_flow *f)
 void udp_flows_ready(struct udp_flows *u, uint32_t index, uint32_t events, int64_t now_ns)
 {
     struct udp_flow *f = index < UDP_SLOTS ? &u->flows[index] : NULL;
+    bool several = false;
 
     /* Acquire, pairs with udp_open(). Retired: its end is on the way. */
     if (!f || atomic_load_explicit(&f->state, memory_order_acquire) != UDP_LIVE)
@@ -311,23 +351,21 @@ void udp_flows_ready(struct udp_flows *u, uint32_t index, uint32_t events, int64
     if (events & EPOLLERR)
         take_errors(u, f);
     for (int round = 0; round < ROUNDS; round++) {
-        /* A first message tells whether there is more than the one that question and answer need. */
-        uint32_t n_max = f->bulk || round > 0 ? UDP_IN_BATCH : 4;
-        int n;
+        uint32_t n_max = round > 0 ? UDP_IN_BATCH : expected(f);
+        int n = receive(&u->in, f, n_max);
 
-        prepare(&u->in, n_max);
-        n = recvmmsg(f->fd, u->in.messages, n_max, MSG_DONTWAIT, NULL);
-        counter_add(COUNTER_udp_in_calls, 1);
         if (n < 0) {
             if (errno == EAGAIN)
                 break;
             continue; /* an error that waits in the queue as well (EPOLLERR comes again), or EINTR */
         }
         deliver_all(u, f, (uint32_t)n);
+        prepare_again(&u->in, (uint32_t)n);
         atomic_store_explicit(&f->in_ns, now_ns, memory_order_relaxed);
-        if ((uint32_t)n < n_max)
+        several |= n > 1;
+        if (n_max == 1 || (uint32_t)n < n_max)
             break;
     }
-    if (!f->bulk && atomic_load_explicit(&f->n_in, memory_order_relaxed) >= UDP_BULK_DATAGRAMS)
+    if (several && !f->bulk && atomic_load_explicit(&f->n_in, memory_order_relaxed) >= UDP_BULK_DATAGRAMS)
         make_bulk(u, f);
 }

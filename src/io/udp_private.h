@@ -132,6 +132,9 @@ void udp_widen(struct udp_flow *f, bool dns, bool port53) RUNS_ON(role_udp_out);
 
 /* ---- udp_in.c ---- */
 
+/* Before threads start: where recvmmsg(2) is to put what comes. */
+void udp_in_prepare(struct udp_in *in);
+
 /* How the guest is to see the peer @real of flow @f. False: not at all. Any half. */
 bool udp_shown(const struct udp_flows *u, const struct udp_flow *f, const union address *real,
                union address *ret, bool *ret_is_server);

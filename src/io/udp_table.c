@@ -442,6 +442,7 @@ int udp_flows_new(struct udp_flows **ret, const struct udp_flows_config *config,
         return failure(why, -ENOMEM, "use --udp=slirp", "cannot allocate the buffers for UDP flows");
     }
     (void)madvise(u->in.region, (size_t)UDP_IN_BATCH * FRAME_STRIDE, MADV_NOHUGEPAGE); /* a wish */
+    udp_in_prepare(&u->in);
     *ret = u;
     return 0;
 }

@@ -83,6 +83,8 @@ ssize_t fuzz_sendto(int fd, const void *data, size_t size, int flags, const stru
                     socklen_t to_size);
 int fuzz_sendmmsg(int fd, struct mmsghdr *m, unsigned n, int flags);
 int fuzz_recvmmsg(int fd, struct mmsghdr *m, unsigned n, int flags, struct timespec *timeout);
+ssize_t fuzz_recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *from,
+                      socklen_t *from_size);
 ssize_t fuzz_recvmsg(int fd, struct msghdr *m, int flags);
 const union address *fuzz_resolv_get(struct resolv *r, int family, int64_t now_ns);
 
@@ -273,6 +275,23 @@ int fuzz_recvmmsg(int fd, struct mmsghdr *m, unsigned n, int flags, struct times
         }
     }
     return (int)n_here;
+}
+
+ssize_t fuzz_recvfrom(int fd, void *data, size_t size, int flags, struct sockaddr *from, socklen_t *from_size)
+{
+    uint8_t how = input_u8(world.in);
+    uint32_t n;
+
+    (void)flags;
+    check_open(fd);
+    if (how == 0) {
+        errno = input_u8(world.in) & 1 ? ECONNREFUSED : EAGAIN;
+        return -1;
+    }
+    n = min_u32(how & 1 ? input_u16(world.in) : 100, (uint32_t)size);
+    memset(data, how, n);
+    *from_size = any_address(from);
+    return n;
 }
 
 ssize_t fuzz_recvmsg(int fd, struct msghdr *m, int flags)
