@@ -15,6 +15,7 @@ from test_splice import agent_pid, entry, raise_limit
 OFF = "--divert=off" in PROGRAM_ARGS or "--no-splice" in PROGRAM_ARGS
 pytestmark = [pytest.mark.extension, pytest.mark.skipif(OFF, reason="switched off by $SLIRP4NETNS_ARGS")]
 
+CONFINED = ["--enable-sandbox", "--enable-seccomp"]
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 
 
@@ -67,21 +68,24 @@ def test_without_nf_tables_only_forwards_are_spliced(world, error):
     assert entry(slirp)["path"] == "splice"
 
 
-def test_on_says_that_there_is_no_nf_tables(world):
-    slirp = world.start("--divert=on", ready=False, preexec=no_netlink(NETLINK_NETFILTER, errno.EPROTONOSUPPORT))
+@pytest.mark.parametrize("args", [[], CONFINED])
+def test_on_says_that_there_is_no_nf_tables(world, args):
+    slirp = world.start("--divert=on", *args, ready=False, preexec=no_netlink(NETLINK_NETFILTER, errno.EPROTONOSUPPORT))
     assert slirp.wait() == 1
     assert "--divert=on" in slirp.err() and "nf_tables" in slirp.err()
 
 
-def test_without_rtnetlink_everything_goes_through_libslirp(world):
+@pytest.mark.parametrize("args", [[], CONFINED])
+def test_without_rtnetlink_everything_goes_through_libslirp(world, args):
     """Policy routing is not permitted: the start says so, and so does each forward."""
     ready_made_tap(world)
-    slirp = world.start(configure=False, api=True, preexec=no_netlink(NETLINK_ROUTE, errno.EPERM))
+    slirp = world.start(*args, configure=False, api=True, preexec=no_netlink(NETLINK_ROUTE, errno.EPERM))
     wait_for("it is said", lambda: "rtnetlink" in slirp.out() + slirp.err())
     out_works(world)
     in_works(world, slirp)
     assert entry(slirp)["path"] == "slirp" and entry(slirp)["reason"]
     assert stats(slirp)["divert_flows"] == 0
+    assert agent_pid(slirp) is None, "a zombie is left of the agent"
 
 
 def test_rules_that_are_taken_away_and_refused_mean_libslirp(world):
