@@ -17,6 +17,7 @@
 #include <seccomp.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/mman.h>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SYSCALL_FILTER_SANITIZED 1
@@ -57,6 +58,20 @@ struct syscall_rule {
     {                                                                     \
         (number), SCMP_CMP_MASKED_EQ, (uint32_t)(mask), (uint32_t)(value) \
     }
+
+/* Memory that is never executable, and locks: what the C library and any allocator need. On s390 the one
+ * argument of mmap(2) is the address of the six, which a filter cannot look into; mprotect(2) is checked
+ * there, too. */
+#ifdef __s390__
+#define ALLOW_MMAP(duties) ALLOW("mmap", duties)
+#else
+#define ALLOW_MMAP(duties) ALLOW("mmap", duties, ARG_BITS(2, PROT_EXEC, 0))
+#endif
+#define ALLOW_MEMORY(duties)                                                                     \
+    ALLOW("brk", duties), ALLOW_MMAP(duties), ALLOW("mmap2", duties, ARG_BITS(2, PROT_EXEC, 0)), \
+        ALLOW("mprotect", duties, ARG_BITS(2, PROT_EXEC, 0)), ALLOW("munmap", duties),           \
+        ALLOW("mremap", duties), ALLOW("madvise", duties), ALLOW("futex", duties),               \
+        ALLOW("futex_time64", duties)
 
 enum syscall_filter_scope { FILTER_THIS_THREAD, FILTER_ALL_THREADS };
 

@@ -31,7 +31,6 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -242,12 +241,7 @@ static const struct syscall_rule rules[] = {
     ALLOW("sigreturn", AGENT),
     ALLOW("restart_syscall", AGENT),
     ALLOW("clock_gettime64", AGENT),
-    ALLOW("futex", AGENT),
-    ALLOW("futex_time64", AGENT),
-    ALLOW("brk", AGENT),
-    ALLOW("munmap", AGENT),
-    ALLOW("mremap", AGENT),
-    ALLOW("madvise", AGENT),
+    ALLOW_MEMORY(AGENT),
     ALLOW("getcpu", AGENT),
     ALLOW("sched_yield", AGENT),
     ALLOW("bind", AGENT),
@@ -255,9 +249,6 @@ static const struct syscall_rule rules[] = {
     ALLOW("send", AGENT),
     ALLOW("recv", AGENT),
     ALLOW("getsockopt", AGENT),
-    ALLOW("mmap", AGENT, ARG_BITS(2, PROT_EXEC, 0)),
-    ALLOW("mmap2", AGENT, ARG_BITS(2, PROT_EXEC, 0)),
-    ALLOW("mprotect", AGENT, ARG_BITS(2, PROT_EXEC, 0)),
     ALLOW("socket", AGENT, ARG_IS(0, AF_INET), ARG_IS(1, STREAM), ARG_IS(2, 0)),
     ALLOW("socket", AGENT, ARG_IS(0, AF_INET6), ARG_IS(1, STREAM), ARG_IS(2, 0)),
 };

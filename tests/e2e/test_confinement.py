@@ -10,6 +10,7 @@ import signal
 import inject
 import pytest
 from harness import AS, DNS4, GATEWAY4, IN_USERNS, SANITIZER, run, wait_for
+from test_api import GOOD, add
 
 pytestmark = pytest.mark.extension
 
@@ -74,8 +75,19 @@ def test_a_call_that_is_allowed_changes_nothing(world):
     slirp = world.start("--threads=split", "--enable-seccomp", api=True)
     for tid in slirp.threads():
         inject.call(tid, "sched_yield")  # 0, which is no event for whoever waited
+        inject.call(tid, "rt_sigaction", signal.SIGABRT, 0, 0, 8)  # as abort(3) does in newer C libraries
     assert world.guest.run("ping", "-c1", "-W3", GATEWAY4).returncode == 0
     assert slirp.api("list_hostfwd")["entries"] == []
+    assert slirp.process.poll() is None
+
+
+def test_a_heap_that_shrinks_opens_no_file(world):
+    """Without jemalloc: the C library looks at the system's overcommitment before a thread's own heap shrinks."""
+    slirp = world.start("--enable-seccomp", api=True,
+                        env={"MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": str(4 << 20)})
+    for port in range(20000, 20800):
+        slirp.api_raw(add(**{**GOOD, "host_port": port}))
+    assert len(slirp.api("list_hostfwd")["entries"]) == 800
     assert slirp.process.poll() is None
 
 
