@@ -231,9 +231,10 @@ int privileges_close(struct failure *why)
 
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return failure(why, -errno, NULL, "no_new_privs");
-    if (getrlimit(RLIMIT_CORE, &before) < 0 || before.rlim_max == 0) /* no more than that can be had */
-        return 0;
-    if (setrlimit(RLIMIT_CORE, &no_core) < 0)
+    /* A hard limit of 0 stays for whoever may not raise it: no files, but a program may still get its dump.
+     */
+    if (setrlimit(RLIMIT_CORE, &no_core) < 0 &&
+        !(errno == EPERM && getrlimit(RLIMIT_CORE, &before) == 0 && before.rlim_max == 0))
         log_warning("core dumps, which would hold what the guest has sent, stay possible: %m");
     return 0;
 }

@@ -6,6 +6,8 @@ The witnesses are servers on the host: whatever way a packet takes, it has arriv
 
 import os
 import pwd
+import re
+import resource
 
 import pytest
 from harness import AS, DNS4, DNS6, GATEWAY4, GATEWAY6, HOST4, HOST6, IN_USERNS, PYTHON, REMOTE4, REMOTE6, SANITIZER, run
@@ -215,6 +217,11 @@ print([name for name, what in {{
 
 # ---- the program itself ----
 
+def capability_held(number):
+    status = open("/proc/self/status", encoding="utf-8").read()
+    return int(re.search(r"^CapEff:\s*(\w+)", status, re.M)[1], 16) >> number & 1
+
+
 def test_no_new_privileges_and_no_core_dumps(world):
     slirp = world.start()
     assert {slirp.status(tid)["NoNewPrivs"] for tid in slirp.threads()} == {"1"}
@@ -222,6 +229,15 @@ def test_no_new_privileges_and_no_core_dumps(world):
     line = next(line for line in limits.splitlines() if line.startswith("Max core file size"))
     # 1: too short for any file, and what the kernel takes for "not even to a program in core_pattern".
     assert line.split()[4:6] in (["1", "1"], ["0", "0"])
+
+
+def test_core_dumps_are_off_where_no_files_were_allowed(world):
+    """A hard limit of 0 would let a program in core_pattern have the dump: who may raise it does."""
+    slirp = world.start(preexec=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
+    limit = "1" if AS == "root" and not IN_USERNS and capability_held(24) else "0"  # CAP_SYS_RESOURCE
+    line = next(line for line in open(f"/proc/{slirp.pid}/limits", encoding="utf-8") if line.startswith("Max core"))
+    assert line.split()[4:6] == [limit, limit]
+    assert "core dumps" not in slirp.err()
 
 
 @pytest.mark.skipif(AS != "root", reason="an ordinary user may not use low ports")
