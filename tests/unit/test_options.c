@@ -25,10 +25,12 @@ static void read_back(FILE *file, char *buffer, size_t size)
 /* Parses "slirp4netns ARGS..." with both output streams caught. */
 static int parse(struct options *o, const char *args)
 {
-    char text[512], *argv[32] = {(char *)"slirp4netns"};
+    static char text[512], *argv[32]; /* what was parsed may point into them */
     FILE *out = tmpfile(), *err = tmpfile();
     int argc = 1, saved_out, saved_err, status;
 
+    memset(argv, 0, sizeof(argv));
+    argv[0] = (char *)"slirp4netns";
     snprintf(text, sizeof(text), "%s", args);
     for (char *word = strtok(text, " "); word; word = strtok(NULL, " "))
         argv[argc++] = word;
