@@ -2,15 +2,19 @@
 /*
  * divert.c
  *
- * An entry belongs to the first worker (role_fwd). Its states:
+ * An entry belongs to the first worker (role_fwd). Its states, and what they lead to:
  *
- *   CONNECTING  a host socket is on its way to the destination      -> BUILDING or OPEN, SLIRP, gone
- * (refused: RST) BUILDING    the agent has been asked for the guest's side       -> OPEN, SLIRP (it could not
- * be had, or the agent has ended) OPEN        SYN-ACK sent, the workers move the bytes            -> LINGER
- * (the flow has ended) LINGER      the last packets of the guest may still be on their way to the socket that
- * says goodbye; after LINGER_MS the set's element is taken away           -> gone; a new SYN ends it at once
- *   SLIRP       libslirp has the connection; kept for SLIRP_MS, so that a repeated SYN goes there too   ->
- * gone
+ *   CONNECTING: a host socket is on its way to the destination. BUILDING, OPEN, SLIRP, or gone (refused: RST;
+ * or it was the oldest of too many, half_open.h).
+ *
+ *   BUILDING: the agent has been asked for the guest's side. OPEN; SLIRP, if it could not be had.
+ *
+ *   OPEN: SYN-ACK sent, the workers move the bytes. LINGER, when the flow has ended.
+ *
+ *   LINGER: the last packets of the guest may still be on their way to the socket that says goodbye. After
+ *      LINGER_MS the set's element is taken away, and the entry is gone; a new SYN ends it at once.
+ *
+ *   SLIRP: libslirp has the connection. Kept for SLIRP_MS, so that a repeated SYN goes there too; then gone.
  *
  * Where this process is permitted to, it builds the guest's side itself from a socket of the stock
  * (agent_divert_now()), which saves two wake-ups; otherwise the agent does.
@@ -40,7 +44,9 @@
 #include "base/clock.h"
 #include "base/counters.h"
 #include "fwd/agent.h"
+#include "fwd/half_open.h"
 #include "fwd/handshake.h"
+#include "fwd/link.h"
 #include "fwd/nft.h"
 #include "fwd/repair.h"
 #include "io/icmp_error.h"
@@ -87,6 +93,8 @@ struct entry {
     uint64_t key;
     union address source, destination; /* as in the SYN */
     int host_fd;                       /* CONNECTING, BUILDING */
+    struct link connecting;            /* CONNECTING, once that takes time: in divert.connecting */
+    int64_t since_ns;                  /* ditto */
     int64_t until_ns;                  /* LINGER, SLIRP */
     uint32_t isn;                      /* BUILDING, OPEN: ours */
     struct repair_spec spec;           /* BUILDING, OPEN */
@@ -105,8 +113,11 @@ struct divert {
     _Atomic bool leaked;     /* a packet of an open connection came over the TAP: set by role_slirp */
 
     struct entry *entries[ENTRIES] OWNED_BY(role_fwd);
-    uint32_t n_waiting OWNED_BY(role_fwd);  /* entries in LINGER or SLIRP */
-    uint32_t n_building OWNED_BY(role_fwd); /* entries in BUILDING */
+    uint32_t n_waiting OWNED_BY(role_fwd);     /* entries in LINGER or SLIRP */
+    uint32_t n_building OWNED_BY(role_fwd);    /* entries in BUILDING */
+    struct link connecting OWNED_BY(role_fwd); /* entries, by age */
+    uint32_t n_connecting OWNED_BY(role_fwd);
+    uint32_t connecting_max; /* fixed */
     uint32_t generation OWNED_BY(role_fwd);
     int64_t sweep_ns OWNED_BY(role_fwd);
     bool nested OWNED_BY(role_fwd);
@@ -312,10 +323,21 @@ static struct entry *entry_by_id(struct divert *d, uint64_t id) RUNS_ON(role_fwd
     return e && (e->generation & 0xffffff) == (id >> 16 & 0xffffff) ? e : NULL;
 }
 
+/* The host's socket is no longer connecting, or never took time to. */
+static void connecting_over(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    if (link_is_alone(&e->connecting))
+        return;
+    link_take_out(&e->connecting);
+    d->n_connecting--;
+    counter_add_shared(COUNTER_divert_half_open, UINT64_MAX);
+}
+
 static void entry_free(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 {
     struct entry **place = place_of(d, e->key);
 
+    connecting_over(d, e);
     if (e->state == STATE_OPEN || e->state == STATE_LINGER)
         publish(d, e, false);
     if (e->state == STATE_LINGER || e->state == STATE_SLIRP)
@@ -341,6 +363,7 @@ static void give_to_slirp(struct divert *d, struct entry *e, enum counter_id rea
     count_fallback(reason);
     if (e->state == STATE_BUILDING)
         d->n_building--;
+    connecting_over(d, e);
     closep(&e->host_fd);
     d->config.inject(d->config.arg, e->syn.frame, e->syn.size);
     wait_in(d, e, STATE_SLIRP, SLIRP_MS);
@@ -360,6 +383,23 @@ static bool undivert(struct divert *d, const struct entry *e) RUNS_ON(role_fwd)
 }
 
 /* ---- connecting ---- */
+
+/* Its answer takes time. Too many: the oldest one goes without a word; the guest's SYN comes again. */
+static void connecting_begin(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    e->since_ns = clock_monotonic_ns();
+    link_insert_before(&d->connecting, &e->connecting);
+    d->n_connecting++;
+    counter_add_shared(COUNTER_divert_half_open, 1);
+    while (d->n_connecting > d->connecting_max) {
+        struct entry *oldest = container_of(d->connecting.next, struct entry, connecting);
+
+        if (e->since_ns - oldest->since_ns < HALF_OPEN_GRACE_MS * NS_PER_MS)
+            return;
+        counter_add_shared(COUNTER_divert_half_open_evicted, 1);
+        entry_free(d, oldest);
+    }
+}
 
 enum host_state { HOST_CONNECTING, HOST_CONNECTED, HOST_FAILED };
 
@@ -501,6 +541,7 @@ static void decided(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 
     if (getsockopt(e->host_fd, SOL_SOCKET, SO_ERROR, &error, &size) < 0)
         error = errno;
+    connecting_over(d, e);
     if (error != 0)
         connect_failed(d, e, error);
     else
@@ -559,6 +600,16 @@ static void on_flow_bytes(struct flow_user *user, uint64_t to_guest, uint64_t to
     counter_add_shared(COUNTER_divert_bytes, to_guest + to_host);
 }
 
+/* On its worker's thread: what this reads is fixed while the entry is OPEN. */
+static void on_flow_silent(struct flow_user *user)
+{
+    struct entry *e = (struct entry *)user;
+    struct packet p;
+
+    parse_syn(e, &p);
+    send_syn_ack(e->divert, e, &p);
+}
+
 /* Fixed while the entry is OPEN, and given to the worker with it. */
 static void describe(const struct flow_user *user, struct flow_info *info)
 {
@@ -571,6 +622,7 @@ static void describe(const struct flow_user *user, struct flow_info *info)
 static const struct flow_owner flow_owner = {
     .on_end = on_flow_end,
     .on_bytes = on_flow_bytes,
+    .on_silent = on_flow_silent,
     .tier = "splice-outbound",
     .describe = describe,
 };
@@ -599,6 +651,7 @@ static struct entry *entry_new(struct divert *d, const struct syn *s, const stru
     e->generation = ++d->generation;
     e->key = s->key;
     e->host_fd = -1;
+    link_init(&e->connecting);
     e->syn = *s;
     address_of(&e->source, p, p->src, p->src_port);
     address_of(&e->destination, p, p->dst, p->dst_port);
@@ -646,6 +699,8 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
     r = workers_watch(d->config.workers, d->lodger, e->host_fd, EPOLLOUT, id_of(d, e));
     if (r < 0)
         give_to_slirp(d, e, connect_reason(-r));
+    else
+        connecting_begin(d, e);
 }
 
 static void handle_syn(struct divert *d, const struct syn *s) RUNS_ON(role_fwd)
@@ -812,6 +867,8 @@ int divert_new(struct divert **ret, const struct divert_config *config, struct f
         return failure(why, -errno, NULL, "getrandom");
     }
     pthread_mutex_init(&d->lock, NULL);
+    link_init(&d->connecting);
+    d->connecting_max = half_open_connecting_max();
     (void)repair_wscale(); /* remembered before the sandbox hides /proc */
     d->lodger =
         workers_lodge(config->workers, &(struct lodger){.arg = d, .on_event = on_event, .on_turn = on_turn});

@@ -56,6 +56,8 @@
 
 #include "base/bits.h"
 #include "base/clock.h"
+#include "fwd/half_open.h"
+#include "fwd/link.h"
 #include "fwd/pipes.h"
 
 #include <assert.h>
@@ -81,51 +83,6 @@ static const uint32_t SOCKET_EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI
 static const uint32_t SOURCE_EVENTS = EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLHUP | EPOLLERR;
 static const uint32_t TARGET_EVENTS = EPOLLOUT | EPOLLHUP | EPOLLERR;
 static const unsigned SPLICE_FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK;
-
-#define container_of(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
-
-/* ---- lists: circular, a link that is in none points at itself ---- */
-
-struct link {
-    struct link *next, *previous;
-};
-
-static void link_init(struct link *l)
-{
-    l->next = l->previous = l;
-}
-
-static bool link_is_alone(const struct link *l)
-{
-    return l->next == l;
-}
-
-static void link_take_out(struct link *l)
-{
-    l->next->previous = l->previous;
-    l->previous->next = l->next;
-    link_init(l);
-}
-
-static void link_insert_before(struct link *where, struct link *l)
-{
-    l->next = where;
-    l->previous = where->previous;
-    where->previous->next = l;
-    where->previous = l;
-}
-
-/* Everything in @from, in its order, to the end of @to. */
-static void link_append_all(struct link *to, struct link *from)
-{
-    if (link_is_alone(from))
-        return;
-    from->next->previous = to->previous;
-    to->previous->next = from->next;
-    from->previous->next = to;
-    to->previous = from->previous;
-    link_init(from);
-}
 
 /* ---- what there is ---- */
 
@@ -164,11 +121,12 @@ struct flow {
     struct direction direction[2]; /* by source */
     int fd[2];                     /* by side */
     uint32_t index;
-    uint8_t state;          /* enum flow_state */
-    struct link link;       /* FREE, CONNECTING, DEAD: see there */
-    struct link changed;    /* in flows.changed: bytes have moved that on_bytes has not heard of */
-    uint64_t unreported[2]; /* by source */
-    uint64_t reported[2];   /* ditto: all before */
+    uint8_t state;              /* enum flow_state */
+    struct link link;           /* FREE, CONNECTING, DEAD: see there */
+    struct half_open half_open; /* in flows.half_opens: the guest may not have answered yet */
+    struct link changed;        /* in flows.changed: bytes have moved that on_bytes has not heard of */
+    uint64_t unreported[2];     /* by source */
+    uint64_t reported[2];       /* ditto: all before */
     int64_t started_ns;
     int64_t deadline_ns; /* CONNECTING */
     void *user;
@@ -179,6 +137,7 @@ struct flows {
     struct pipes pipes;
     struct link queue, starved; /* of struct direction */
     struct link connecting;     /* of struct flow, by deadline */
+    struct half_opens half_opens;
     struct link free, dead, changed;
     int64_t starved_retry_ns; /* while somebody is starved */
     uint32_t turn;            /* number of the present one */
@@ -237,33 +196,6 @@ static int table_peek(struct flows *f, struct flow **ret)
     return r;
 }
 
-int flows_new(struct flows **ret, const struct flows_config *config)
-{
-    uint32_t n_chunks = (min_u32(config->flows_max, FLOWS_MAX) + CHUNK_FLOWS - 1) / CHUNK_FLOWS;
-    struct flows *f = calloc(1, offsetof(struct flows, chunks[n_chunks]));
-    int r;
-
-    assert((uint32_t)config->tag_base == 0);
-    if (!f)
-        return -ENOMEM;
-    f->config = *config;
-    f->config.flows_max = min_u32(config->flows_max, FLOWS_MAX);
-    f->n_chunks_max = n_chunks;
-    link_init(&f->queue);
-    link_init(&f->starved);
-    link_init(&f->connecting);
-    link_init(&f->free);
-    link_init(&f->dead);
-    link_init(&f->changed);
-    r = pipes_init(&f->pipes, config->pipe_size, config->pipes_max);
-    if (r < 0) {
-        free(f);
-        return r;
-    }
-    *ret = f;
-    return 0;
-}
-
 /* ---- the end of a flow ---- */
 
 static void report_bytes(struct flows *f, struct flow *flow)
@@ -299,6 +231,7 @@ static void flow_bury(struct flows *f, struct flow *flow)
             pipes_drop(&f->pipes, &d->pipe);
         d->state = DIRECTION_SHUT;
     }
+    half_open_remove(&f->half_opens, &flow->half_open);
     link_take_out(&flow->link);
     link_insert_before(&f->dead, &flow->link);
     flow->state = FLOW_STATE_DEAD;
@@ -338,6 +271,51 @@ static void flow_end(struct flows *f, struct flow *flow, enum flow_end end, int 
     else
         close_socket(f, flow->fd[HOST], end == FLOW_RESET);
     f->config.on_end(f->config.arg, flow->user, end, connect_error, refused ? flow->fd[HOST] : -1);
+}
+
+/* ---- the table's life ---- */
+
+static void on_half_open_over(void *arg, struct half_open *o)
+{
+    flow_end(arg, container_of(o, struct flow, half_open), FLOW_RESET, 0);
+}
+
+static void on_half_open_silent(void *arg, struct half_open *o)
+{
+    struct flows *f = arg;
+
+    f->config.on_silent(f->config.arg, container_of(o, struct flow, half_open)->user);
+}
+
+int flows_new(struct flows **ret, const struct flows_config *config)
+{
+    uint32_t n_chunks = (min_u32(config->flows_max, FLOWS_MAX) + CHUNK_FLOWS - 1) / CHUNK_FLOWS;
+    struct flows *f = calloc(1, offsetof(struct flows, chunks[n_chunks]));
+    int r;
+
+    assert((uint32_t)config->tag_base == 0);
+    if (!f)
+        return -ENOMEM;
+    f->config = *config;
+    f->config.flows_max = min_u32(config->flows_max, FLOWS_MAX);
+    f->n_chunks_max = n_chunks;
+    link_init(&f->queue);
+    link_init(&f->starved);
+    link_init(&f->connecting);
+    half_opens_init(&f->half_opens, config->half_open_max, config->half_open_look_ms);
+    f->half_opens.arg = f;
+    f->half_opens.on_over = on_half_open_over;
+    f->half_opens.on_silent = on_half_open_silent;
+    link_init(&f->free);
+    link_init(&f->dead);
+    link_init(&f->changed);
+    r = pipes_init(&f->pipes, config->pipe_size, config->pipes_max);
+    if (r < 0) {
+        free(f);
+        return r;
+    }
+    *ret = f;
+    return 0;
 }
 
 struct flows *flows_free(struct flows *f)
@@ -687,12 +665,15 @@ int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, 
         flow->unreported[i] = flow->reported[i] = 0;
     }
     link_init(&flow->changed);
+    link_init(&flow->half_open.link);
     flow->fd[HOST] = host_fd;
     flow->fd[GUEST] = guest_fd;
     flow->user = user;
     flow->started_ns = clock_monotonic_ns();
     f->n_flows++;
     /* Adding a socket that is ready is an event: nothing is tried here. */
+    if (connect_ms == FLOW_CONNECTED)
+        half_open_add(&f->half_opens, &flow->half_open, guest_fd, flow->started_ns);
     if (connect_ms == FLOW_CONNECTED || is_connected(guest_fd))
         flow_open(flow);
     else
@@ -833,11 +814,11 @@ static void end_late_connections(struct flows *f)
 
 static int sleep_ms(struct flows *f)
 {
-    int64_t until_ns = INT64_MAX, left_ns;
+    int64_t until_ns = half_opens_until_ns(&f->half_opens), left_ns;
 
     if (!link_is_alone(&f->queue))
         return 0;
-    if (!link_is_alone(&f->starved))
+    if (!link_is_alone(&f->starved) && f->starved_retry_ns < until_ns)
         until_ns = f->starved_retry_ns;
     if (!link_is_alone(&f->connecting)) {
         struct flow *flow = container_of(f->connecting.next, struct flow, link);
@@ -863,6 +844,7 @@ int flows_turn(struct flows *f)
     run_queue(f);
     run_starved(f);
     end_late_connections(f);
+    half_opens_turn(&f->half_opens);
     while (!link_is_alone(&f->changed))
         report_bytes(f, container_of(f->changed.next, struct flow, changed));
     return sleep_ms(f);

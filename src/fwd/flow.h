@@ -47,6 +47,8 @@ struct flows_config {
     uint32_t flows_max; /* bound of the table, at most FLOWS_MAX */
     uint32_t pipe_size; /* F_SETPIPE_SZ, bytes; what cannot be had is not an error */
     uint32_t pipes_max; /* bound of the pool of idle pipes that are kept */
+    /* Of flows that were started as FLOW_CONNECTED, those whose guest has not answered (half_open.h): */
+    uint32_t half_open_max, half_open_look_ms;
     void *arg;
     /* The flow is over and its descriptors are closed, except FLOW_REFUSED: then host_fd is the callee's
      * again and no longer in the epoll set. @connect_error is an errno, else 0; @host_fd is -1 for the
@@ -55,6 +57,8 @@ struct flows_config {
     /* Bytes that went through since the last call: to the guest, to the host. Called once per batch (from
      * flows_turn() and before on_end), not per byte. */
     void (*on_bytes)(void *arg, void *user, uint64_t to_guest, uint64_t to_host);
+    /* The guest's side of a FLOW_CONNECTED flow has received nothing yet: the SYN-ACK may be lost. */
+    void (*on_silent)(void *arg, void *user);
     /* Before on_end, with everything that went through. May be NULL. */
     void (*on_closing)(void *arg, const struct flow_look *look, enum flow_end end);
 };
@@ -74,7 +78,7 @@ int flow_socket_prepare(int fd);
  * ETIMEDOUT). Both descriptors are non-blocking and belong to the flow when 0 is returned; -EMFILE, -ENOSPC:
  * no descriptors, table full, and other errors: both stay the caller's. on_end is never called from inside.
  */
-#define FLOW_CONNECTED UINT32_MAX
+#define FLOW_CONNECTED UINT32_MAX /* as @connect_ms: by repair.h, without a handshake */
 int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, void *user) RUNS_ON(role_fwd);
 
 /* An event whose data carries tag_base. May call on_end, and on_bytes before it; these may call flow_start().

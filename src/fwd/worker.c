@@ -16,6 +16,7 @@
 #include "base/counters.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "fwd/half_open.h"
 #include "io/wakeup.h"
 
 #include <errno.h>
@@ -34,7 +35,8 @@ enum {
     WORKERS_MAX = 4,
     CPUS_PER_WORKER = 2,
     LODGERS_MAX = 2,
-    LOOK_PLACES_MAX = 8192, /* of the table, in one turn: some tens of microseconds */
+    HALF_OPEN_LOOK_MS = 1000, /* as a kernel in SYN_RECV: again after 1 s, 3 s, ...; 63 s is the end */
+    LOOK_PLACES_MAX = 8192,   /* of the table, in one turn: some tens of microseconds */
     LOOK_MS = 1000,
 };
 
@@ -145,6 +147,14 @@ static void on_flow_bytes(void *arg, void *user_arg, uint64_t to_guest, uint64_t
     (void)arg;
     counter_add_shared(COUNTER_splice_bytes, to_guest + to_host);
     user->owner->on_bytes(user, to_guest, to_host);
+}
+
+static void on_flow_silent(void *arg, void *user_arg)
+{
+    struct flow_user *user = user_arg;
+
+    (void)arg;
+    user->owner->on_silent(user);
 }
 
 static void tell(struct flow_info *ret, const struct flow_look *look, int64_t now_ns)
@@ -456,7 +466,8 @@ static struct worker *worker_free(struct worker *w) TSA(no_thread_safety_analysi
     return NULL;
 }
 
-static int worker_new(struct worker **ret, struct workers *group, unsigned index, int epoll_fd)
+/* @n: how many workers there will be. */
+static int worker_new(struct worker **ret, struct workers *group, unsigned index, unsigned n, int epoll_fd)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
     struct worker *w = calloc(1, sizeof(*w));
@@ -465,9 +476,12 @@ static int worker_new(struct worker **ret, struct workers *group, unsigned index
         .flows_max = TABLE_MAX,
         .pipe_size = PIPE_SIZE,
         .pipes_max = PIPES_MAX,
+        .half_open_max = max_u32(half_open_silent_max() / n, 1),
+        .half_open_look_ms = HALF_OPEN_LOOK_MS,
         .arg = w,
         .on_end = on_flow_end,
         .on_bytes = on_flow_bytes,
+        .on_silent = on_flow_silent,
         .on_closing = on_flow_closing,
     };
     pthread_condattr_t monotonic;
@@ -509,7 +523,7 @@ int workers_new(struct workers **ret, struct agent *agent, int epoll_fd, struct 
     w->agent = agent;
     w->shared = epoll_fd >= 0;
     for (; w->n < n && r == 0; w->n += r == 0)
-        r = worker_new(&w->worker[w->n], w, w->n, w->n == 0 ? epoll_fd : -1);
+        r = worker_new(&w->worker[w->n], w, w->n, n, w->n == 0 ? epoll_fd : -1);
     if (r < 0) {
         workers_free(w);
         return failure(why, r, "raise RLIMIT_NOFILE", "cannot make the forwarding workers");

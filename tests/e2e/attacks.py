@@ -12,6 +12,7 @@ from peer import checksum, connect, family_of, make_frame, raise_limit, say, tcp
 
 SOURCE, SOURCE6, TARGET, TARGET6 = "10.0.2.100", "fd00::1234", "203.0.113.9", "2001:db8:1::9"
 NOBODY = "10.0.2.77"  # an address of the guest's network that its kernel does not have: nothing answers for it
+SILENT = "198.51.100"  # routed by the test to where it is dropped
 PACKET_VNET_HDR = 15
 FRAMES = 2000  # made in advance, so that making them does not take the time of sending
 
@@ -60,6 +61,10 @@ class Maker:
             return (b"\xff" * 6 + self.mac + b"\x08\x06" + b"\0\1\x08\0\6\4\0\2" + self.mac + socket.inet_aton(NOBODY) +
                     b"\xff" * 6 + socket.inet_aton("10.0.2.2"))
         return self.tcp(i, 2, 7000, source=NOBODY)
+
+    def silent_places(self, i):
+        """The same, to many places from which no answer ever comes."""
+        return self.tcp(i, 2, 1 + i % 65000, f"{SILENT}.{1 + i % 250}", source=NOBODY)
 
     def udp_spray(self, i):
         return make_frame(self.mac, SOURCE, TARGET, 17,

@@ -5,6 +5,7 @@ import os
 import pathlib
 import resource
 import statistics
+import time
 
 import pytest
 from harness import GATEWAY4, REMOTE4, SANITIZER, wait_for
@@ -110,6 +111,53 @@ def test_an_attack_is_bounded_and_leaves_others_half_of_their_throughput(world, 
     if attack not in ("udp_spray", "half_open", "gso_lies"):  # libslirp keeps a datagram's socket for four minutes
         wait_for("descriptors are given back", lambda: descriptors() <= n_before + 20, SETTLE_S)
     assert rate() > 0
+
+
+@pytest.mark.extension
+@pytest.mark.skipif(bool(SANITIZER), reason="sanitizers have a speed of their own")
+@pytest.mark.parametrize("attack", ["half_open", "silent_places"])
+def test_half_open_diverted_connections_are_bounded_and_others_get_through(world, attack):
+    """Destinations that never answer, or a guest that never does: 256 and 128 of 1024 descriptors' worth."""
+    slirp = world.start("--disable-host-loopback", "--divert=on", api=True,
+                        preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024)))
+    # What arrives there for somebody else is dropped without a word: it does not forward.
+    world.host.ip(f"route add 198.51.100.0/24 via {REMOTE4}")
+    world.remote.peer("tcp_echo_many", REMOTE4, 7000)
+    world.remote.peer("tcp_source_endless", REMOTE4, 7001)
+    world.remote.peer("tcp_echo", REMOTE4, 7002)
+
+    def rate():
+        return world.guest.client("rate", REMOTE4, 7001, 0.6)["rate"]
+
+    def stats():
+        found = slirp.api("stats")["return"]
+        seen.append(found["divert_half_open"])
+        assert len(os.listdir(f"/proc/{slirp.pid}/fd")) < 1000
+        return found
+
+    seen, rates = [], []
+    rate()
+    for _ in range(ATTEMPTS_MAX):
+        quiet = rate()
+        attacker = world.guest.peer("raw_attack", "tap0", attack, 3, ATTACK_RATE)
+        attacked = []
+        for _ in range(2):
+            attacked.append(rate())
+            begin = time.monotonic()
+            assert world.guest.client("echo", REMOTE4, 7002, "new")["reply"] == "new"
+            assert time.monotonic() - begin < 3  # its SYN was sent twice at most
+            stats()
+        assert attacker.result()["sent"] >= ATTACK_RATE // 4
+        rates.append((quiet, attacked))
+        if max(attacked) >= min(quiet, rate()) / 2:
+            break
+    else:
+        raise AssertionError(f"less than half each time: {rates}")
+    # Beyond the bound are those that are younger than a tenth of a second.
+    assert 100 < max(seen) < 256 + 128 + 0.1 * ATTACK_RATE * 2, seen
+    assert stats()["divert_half_open_evicted"] > 100
+    assert stats()["divert_fallback_descriptors"] == 0
+    assert slirp.process.poll() is None
 
 
 @pytest.mark.extension

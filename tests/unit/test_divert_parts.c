@@ -11,6 +11,7 @@
  * their sequence numbers themselves, so those around 2^31 and 2^32 are a matter of many connections here and
  * of tests/kernel/repair_window.c.
  */
+#include "fwd/half_open.h"
 #include "fwd/nft.h"
 #include "fwd/repair.h"
 #include "fwd/sock_diag.h"
@@ -41,6 +42,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -1016,6 +1018,7 @@ static void taken_tuple(void)
     close(fd);
     r = sock_diag_destroy(&diag, &spec.peer, &spec.local);
     CHECK(r == -ENOENT, "there is nothing to destroy the other way round: %d", r);
+    mnl_socket_close(diag.socket);
     world_free(&w);
 }
 
@@ -1306,6 +1309,125 @@ static void nested_late(void)
     world_free(&w);
 }
 
+/* ---- half open ---- */
+
+struct waiting {
+    struct half_opens list;
+    struct half_open *over; /* the last one */
+    unsigned n_over, n_silent;
+};
+
+static void half_open_over(void *arg, struct half_open *o)
+{
+    struct waiting *w = arg;
+
+    w->n_over++;
+    w->over = o;
+    half_open_remove(&w->list, o);
+}
+
+static void half_open_silent(void *arg, struct half_open *o)
+{
+    struct waiting *w = arg;
+
+    (void)o;
+    w->n_silent++;
+}
+
+static void waiting_begin(struct waiting *ret, uint32_t max, uint32_t look_ms)
+{
+    *ret = (struct waiting){.over = NULL};
+    half_opens_init(&ret->list, max, look_ms);
+    ret->list.arg = ret;
+    ret->list.on_over = half_open_over;
+    ret->list.on_silent = half_open_silent;
+}
+
+static void waiting_until_empty(struct waiting *w)
+{
+    int64_t deadline = clock_monotonic_ns() + WAIT_MS * NS_PER_MS;
+
+    while (w->list.n > 0) {
+        CHECK(clock_monotonic_ns() < deadline, "%u are still waited for", w->list.n);
+        half_opens_turn(&w->list);
+        poll(NULL, 0, 1);
+    }
+    CHECK(half_opens_until_ns(&w->list) == INT64_MAX, "a turn is wanted for nobody");
+}
+
+static void silent_flow(struct world *w, struct flow *f, uint16_t port)
+{
+    flow_begin(f, server4, port);
+    syn_wait(w, &f->syn);
+    flow_divert(w, f);
+}
+
+static void silent_guest(void)
+{
+    struct half_open o = {.n_looks = 7};
+    struct waiting waiting;
+    struct world w;
+    struct flow f;
+
+    world_new(&w, MARK, MARK_MASK);
+    silent_flow(&w, &f, 443);
+    waiting_begin(&waiting, 8, 2);
+    half_open_add(&waiting.list, &o, f.own_fd, clock_monotonic_ns());
+    waiting_until_empty(&waiting);
+    CHECK(waiting.n_over == 1 && waiting.over == &o && o.n_looks == HALF_OPEN_LOOKS,
+          "given up %u times after %u looks", waiting.n_over, o.n_looks);
+    CHECK(waiting.n_silent == 5, "answered again %u times", waiting.n_silent);
+
+    flow_answer(&w, &f); /* an acknowledgement is enough */
+    half_open_add(&waiting.list, &o, f.own_fd, clock_monotonic_ns());
+    waiting_until_empty(&waiting);
+    CHECK(waiting.n_over == 1 && o.n_looks < HALF_OPEN_LOOKS, "given up although it has answered");
+    world_free(&w);
+}
+
+static void too_many_silent_guests(void)
+{
+    enum { ANSWERED, OLD, YOUNG, YOUNGEST, N };
+    struct half_open o[N];
+    struct waiting waiting;
+    struct world w;
+    struct flow f[N];
+    int64_t now_ns, old_ns;
+
+    world_new(&w, MARK, MARK_MASK);
+    for (int i = 0; i < N; i++)
+        silent_flow(&w, &f[i], (uint16_t)(443 + i));
+    flow_answer(&w, &f[ANSWERED]);
+    waiting_begin(&waiting, 1, WAIT_MS);
+    now_ns = clock_monotonic_ns();
+    old_ns = now_ns - HALF_OPEN_GRACE_MS * NS_PER_MS;
+    for (int i = 0; i < N; i++)
+        half_open_add(&waiting.list, &o[i], f[i].own_fd, i <= OLD ? old_ns : now_ns + WAIT_MS * NS_PER_MS);
+    half_opens_turn(&waiting.list);
+    CHECK(waiting.n_over == 1 && waiting.over == &o[OLD], "%u were given up", waiting.n_over);
+    CHECK(waiting.list.n == 2, "%u are waited for", waiting.list.n);
+    for (int i = OLD; i < N; i++)
+        flow_answer(&w, &f[i]);
+    half_open_remove(&waiting.list, &o[YOUNG]);
+    half_open_remove(&waiting.list, &o[YOUNGEST]);
+    half_open_remove(&waiting.list, &o[YOUNGEST]);
+    CHECK(waiting.list.n == 0, "%u are waited for", waiting.list.n);
+    world_free(&w);
+}
+
+static void half_open_bounds(void)
+{
+    struct rlimit limit;
+
+    MUST(getrlimit(RLIMIT_NOFILE, &limit));
+    limit.rlim_cur = 64;
+    MUST(setrlimit(RLIMIT_NOFILE, &limit));
+    CHECK(half_open_connecting_max() == 16 && half_open_silent_max() == 8, "of 64 descriptors");
+    limit.rlim_cur = 3;
+    MUST(setrlimit(RLIMIT_NOFILE, &limit));
+    CHECK(half_open_connecting_max() == 1 && half_open_silent_max() == 1, "of 3 descriptors");
+}
+
 /* ---- cmocka ---- */
 
 static void in_child(void (*body)(void))
@@ -1354,6 +1476,9 @@ TEST(test_tuples_may_exist_or_be_missing_and_the_set_has_an_end, set_limits)
 TEST(test_without_rights_both_say_eperm, no_rights)
 TEST(test_a_masqueraded_container_is_diverted, nested)
 TEST(test_the_nested_chain_can_come_later, nested_late)
+TEST(test_a_guest_that_never_answers_is_given_up_after_repetitions, silent_guest)
+TEST(test_of_too_many_the_oldest_that_has_not_answered_goes, too_many_silent_guests)
+TEST(test_half_open_connections_have_a_share_of_the_descriptors, half_open_bounds)
 
 int main(void)
 {
@@ -1375,6 +1500,9 @@ int main(void)
         cmocka_unit_test(test_without_rights_both_say_eperm),
         cmocka_unit_test(test_a_masqueraded_container_is_diverted),
         cmocka_unit_test(test_the_nested_chain_can_come_later),
+        cmocka_unit_test(test_a_guest_that_never_answers_is_given_up_after_repetitions),
+        cmocka_unit_test(test_of_too_many_the_oldest_that_has_not_answered_goes),
+        cmocka_unit_test(test_half_open_connections_have_a_share_of_the_descriptors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
