@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import time
 
+from . import iperf3
 from . import world as net
 from .figures import cost_per_gib, way_taken
 from .util import (MeasurementError, growth, link_counters, read_line, resident_kib, run,
@@ -96,6 +97,7 @@ class Loaded:
         self.world, self.program, self.scenario, self.seconds = world, program, scenario, seconds
         self.kind = program["kind"]
         self.result = Result()
+        self.probed = scenario.proto in ("tcp", "udp")  # the server answers to bench/load's probe
         self.drain_s = DRAIN_LONG_S if scenario.rtt_ms else DRAIN_S
 
     def measure(self):
@@ -131,7 +133,7 @@ class Loaded:
             self.serve(stack, net.DELAY_REMOTE, port, world.remote.command())
             address = net.DELAY_REMOTE
         else:
-            self.serve(stack, net.HOST, port)
+            self.serve(stack, net.HOST, port, mode="iperf3" if scenario.proto == "iperf3" else "serve")
             address = net.HOST
         if scenario.way == "nested":
             space = stack.enter_context(
@@ -153,7 +155,7 @@ class Loaded:
 
     def probe(self):
         """One byte there and back."""
-        if self.scenario.proto == "dns":
+        if not self.probed:
             return
         patience = self.scenario.patience_s
         try:
@@ -169,7 +171,7 @@ class Loaded:
         self.at_first = stats = self.attached.stats()
         _, packets = self.counters()
         if self.kind.limit:
-            if self.scenario.proto != "dns" and packets == 0:
+            if self.probed and packets == 0:
                 raise MeasurementError(f"nothing was seen on {self.attached.link}")
             return
         if self.kind.expects(self.program, self.scenario) == "splice" and stats is not None:
@@ -177,7 +179,7 @@ class Loaded:
             if self.spliced(stats) < 1 and not Patience(self.scenario.patience_s)(self.probe_goes_by_splice):
                 raise MeasurementError(f"connections do not go by splice ({self.reasons(self.attached.stats())})")
             self.at_first = self.attached.stats()
-        elif self.scenario.way != "forward" and self.scenario.proto != "dns" and packets == 0:
+        elif self.scenario.way != "forward" and self.probed and packets == 0:
             raise MeasurementError("nothing was seen on the guest's interface: the traffic does not go through it")
 
     def probe_goes_by_splice(self):
@@ -296,8 +298,16 @@ class Loaded:
         """(what the load says, (CPU seconds per second of the program, of the system) if the load is bulk)"""
         scenario = self.scenario
         drain = [self.drain_s] if scenario.load[0] in ("tcp-out", "tcp-in", "tcp-both") else []
-        process = subprocess.Popen(self.load_command(*scenario.load, self.seconds, *drain), stdin=subprocess.DEVNULL,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+        command = self.load_command(*scenario.load, self.seconds, *drain)
+        if scenario.proto == "iperf3":
+            _, direction, size = scenario.load
+            command = words([*self.client, *iperf3.client_command(self.address, self.port, direction, size,
+                                                                  self.seconds)])
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE, text=True, errors="replace")
+        except OSError as e:
+            raise MeasurementError(f"{command[0]}: {e.strerror}") from e
         start = time.monotonic()
         try:
             wants_cpu = any(metric.key == "cpu_system" for metric in scenario.metrics)
@@ -312,6 +322,8 @@ class Loaded:
             process.wait()
             process.stdout.close()
             process.stderr.close()
+        if scenario.proto == "iperf3" and output:  # it says its errors there, too
+            return iperf3.result(output, scenario.load[2]), cpu
         if process.returncode != 0:
             self.attached.check()
             raise MeasurementError(errors.strip() or f"the load ended with status {process.returncode}")

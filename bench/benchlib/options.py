@@ -20,7 +20,7 @@ SMOKE_SECONDS = 0.1
 SMOKE_PATIENCE_S = 4.0
 BUSY_LOOK_S, BUSY_LOOKS, BUSY_MAX = 1.0, 5, 0.15
 TOOLS = {"slirp4netns": "the reference", "pasta": "a peer", "rootlesskit": "a peer", "nft": "nested containers",
-         "gnuplot": "pictures", "ip": "the network", "unshare": "namespaces", "cc": "the load generator"}
+         "gnuplot": "pictures", "iperf3": "a load", "ip": "the network", "unshare": "namespaces", "cc": "the load generator"}
 
 
 def positive(kind, most=3600):

@@ -2,6 +2,7 @@
 """Every scenario: where the client and the server are, what the load does, what figures come out of it."""
 from dataclasses import dataclass
 
+from . import iperf3
 from . import world as net
 from .util import DEADLINE_S
 
@@ -22,7 +23,8 @@ class Metric:
 @dataclass(frozen=True)
 class Scenario:
     """way: out (client in the guest), nested (client in a container inside it), forward (client on the host or the
-    remote, server in the guest), none (no load). load: mode of bench/load and its number."""
+    remote, server in the guest), none (no load). proto: who answers: bench/load by TCP or UDP, its resolver (dns), or
+    iperf3. load: mode of bench/load and its number, or iperf3, direction and size."""
     id: str
     group: str
     title: str
@@ -123,6 +125,9 @@ def datagrams():
     for size in (64, 1200, 8192, 60000):
         yield Scenario(f"udp-echo/{size}", "UDP", f"echo flood, guest to host, {counted(size, 'byte')}", "out",
                        ("udp-echo", size), (RATE,), proto="udp")
+    for word, direction in (("out", "guest to host"), ("in", "host to guest")):
+        yield Scenario(f"udp-iperf3-{word}", "UDP", f"iperf3 -u, {direction}, 1,200 bytes, what arrives", "out",
+                       ("iperf3", word, 1200), (RATE,), proto="iperf3", seconds_min=iperf3.SECONDS_MIN)
     yield Scenario("fwd-udp-echo/1200", "UDP", "echo flood through a forward, 1,200 bytes", "forward",
                    ("udp-echo", 1200), (RATE,), proto="udp")
     for word, title in (("dns", "64 sockets"), ("dns-fresh", "a new socket for each")):
@@ -157,7 +162,8 @@ QUICK = ["tcp-out/65520/1", "tcp-out/1500/4", "tcp-in/65520/1", "tcp-in/1500/4",
 # One of each kind, and each MTU, number of streams, client and size at least once.
 SMOKE = ["tcp-out/65520/1", "tcp-in/1500/4", "tcp-both/9000/16", "nested-out/1500/1", "nested-in/65520/4",
          "fwd-in/host/1", "fwd-out/remote/4", "rtt-out/10", "rtt-fwd-in/100", "tcp-rr", "fwd-udp-rr", "tcp-crr",
-         "fwd-tcp-crr-many", "udp-out/1200", "udp-in/60000", "udp-echo/64", "fwd-udp-echo/1200", "dns", "dns-fresh",
+         "fwd-tcp-crr-many", "udp-out/1200", "udp-in/60000", "udp-echo/64", "udp-iperf3-out",
+         "fwd-udp-echo/1200", "dns", "dns-fresh",
          "flows/1000", "ready", "idle"]
 
 

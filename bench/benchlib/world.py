@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from . import iperf3
 from .util import BENCH, DEADLINE_S, ROOT, MeasurementError, end_child, listeners, note, read_line, run, words
 
 HOST = "192.0.2.1"                # on the host's lo: where servers on the host are
@@ -228,11 +229,13 @@ def allowed_congestion_control():
 
 
 class Server:
-    """load serve; enter: the command that leads where it is to run."""
+    """load serve, or iperf3; enter: the command that leads where it is to run."""
 
     def __init__(self, world, address, port, seconds, enter=(), mode="serve"):
+        command = (iperf3.server_command(address, port, seconds + SERVER_S) if mode == "iperf3" else
+                   [world.load, mode, address, port, seconds + SERVER_S])
         self.process = subprocess.Popen(
-            words([*enter, world.load, mode, address, port, seconds + SERVER_S]),
+            words([*enter, *command]),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             read_line(self.process, DEADLINE_S, "the server")

@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "bench"))
 
-from benchlib import figures, options, plots, programs, report, rounds, scenarios, util  # noqa: E402
+from benchlib import figures, iperf3, options, plots, programs, report, rounds, scenarios, util  # noqa: E402
 
 
 # ---- figures ----
@@ -104,6 +104,19 @@ def test_bad_peers_are_refused(text: str) -> None:
     ({"name": "veth", "command": []}, "Veth")])
 def test_the_kind_goes_by_the_name_of_the_file(program: dict, kind: str) -> None:
     assert type(programs.kind_of(program)).__name__ == kind
+
+
+def test_what_iperf3_says_becomes_a_rate() -> None:
+    said = {"end": {"sum_sent": {"packets": 94340}, "sum_received": {"bytes": 44828400, "seconds": 2.0,
+                                                                    "lost_packets": 56983}}}
+    assert iperf3.result(json.dumps(said), 1200) == {"sent": 94340, "received": 37357, "lost": 56983,
+                                                     "per_second": 18678.5}
+    with pytest.raises(util.MeasurementError, match="unable to connect"):
+        iperf3.result(json.dumps({"start": {}, "end": {}, "error": "unable to connect to server"}), 1200)
+    said["end"]["sum_received"]["seconds"] = 0
+    for nonsense in ("", "iperf3: usage", "[]", '{"end": {}}', json.dumps(said)):
+        with pytest.raises(util.MeasurementError):
+            iperf3.result(nonsense, 1200)
 
 
 def test_scenarios_are_chosen_by_whole_words() -> None:
