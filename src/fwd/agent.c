@@ -220,7 +220,7 @@ static int take_diverted(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
 {
     int result = d->message.result;
 
-    if (result > 0 || !a->on_diverted || d->n_fds > 1)
+    if (result > 0 || !a->on_diverted || d->n_fds > (result == 0 ? 1 : 0))
         return -EPROTO;
     if (result == 0 && d->n_fds == 0)
         result = -EMFILE; /* it could not be received */

@@ -90,8 +90,8 @@ int agent_take_socket(struct agent *a, int family) RUNS_ON(role_fwd);
 struct repair_spec;
 struct nft_tuple;
 
-/* main, before the worker starts: who hears what has become of agent_divert(). @fd is the callee's; @result
- * is 0 or a negative errno. Called from agent_read(). */
+/* main, before the worker starts: who hears what has become of agent_divert(). @result is 0, and @fd the
+ * callee's; or a negative errno, and there is none. Called from agent_read(). */
 void agent_on_diverted(struct agent *a, void (*hook)(void *arg, uint64_t id, int result, int fd), void *arg);
 /* Any thread, fixed after the start: can connections be diverted at all? 0, or why not (a negative errno). */
 int agent_divert_state(const struct agent *a);

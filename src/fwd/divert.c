@@ -64,11 +64,10 @@
 #include <sys/socket.h>
 
 enum {
-    BUCKETS = 8192,
+    BUCKETS = DIVERT_BUCKETS,
     PER_BUCKET = 8, /* a cache line of keys */
     ENTRIES = BUCKETS * PER_BUCKET,
     QUEUE_MAX = 1024,
-    SYN_SIZE_MAX = 160, /* Ethernet, IPv6 and the longest TCP header */
     LINGER_MS = 5000,
     LINGER_MANY = 4096,     /* beyond so many of them ... */
     LINGER_SHORT_MS = 1000, /* ... they linger shorter */
@@ -82,7 +81,7 @@ enum state { STATE_FREE, STATE_CONNECTING, STATE_BUILDING, STATE_OPEN, STATE_LIN
 struct syn { /* what the worker gets of a SYN */
     uint64_t key;
     uint32_t size;
-    uint8_t frame[SYN_SIZE_MAX];
+    uint8_t frame[HANDSHAKE_SYN_MAX];
 };
 
 struct entry {
@@ -234,40 +233,44 @@ static bool is_divertible(const struct divert_config *c, const struct packet *p,
            !(p->src[0] == 0xfe && (p->src[1] & 0xc0) == 0x80);
 }
 
+/* A packet that is not for the worker: if the set has its connection it must not reach libslirp, which would
+ * answer it while the guest's further packets went elsewhere. That is also true of a SYN when the last
+ * connection with these addresses lingers; the guest repeats it. */
+static bool take_leaked(struct divert *d, uint64_t key) RUNS_ON(role_slirp)
+{
+    if (!is_open(d, key))
+        return false;
+    counter_add(COUNTER_divert_leaked, 1);
+    /* Relaxed: the notice orders it. */
+    if (!atomic_exchange_explicit(&d->leaked, true, memory_order_relaxed))
+        workers_notify(d->config.workers);
+    return true;
+}
+
 bool divert_take(struct divert *d, const struct packet *p)
 {
     uint32_t addr_size = p->frame[12] == 0x86 ? 16 : 4;
     bool is_syn = (p->tcp_flags & (PACKET_TCP_SYN | PACKET_TCP_ACK | PACKET_TCP_RST)) == PACKET_TCP_SYN;
+    struct syn syn;
     uint64_t key;
     bool taken;
 
     if (!is_syn && atomic_load_explicit(&d->n_open, memory_order_relaxed) == 0) /* a hint; see is_open() */
         return false;
     key = key_of(d, p, addr_size);
-    if (!is_syn) {
-        if (!is_open(d, key))
-            return false;
-        counter_add(COUNTER_divert_leaked, 1);
-        /* Relaxed: the notice orders it. */
-        if (!atomic_exchange_explicit(&d->leaked, true, memory_order_relaxed))
-            workers_notify(d->config.workers);
-        return true;
-    }
-    if (p->size > SYN_SIZE_MAX || !is_divertible(&d->config, p, addr_size))
+    if (is_syn && !is_divertible(&d->config, p, addr_size))
         return false;
+    syn.key = key;
+    if (!is_syn || (syn.size = handshake_copy_syn(syn.frame, p)) == 0)
+        return take_leaked(d, key);
     pthread_mutex_lock(&d->lock);
     taken = d->n < QUEUE_MAX;
-    if (taken) {
-        struct syn *s = &d->queue[(d->first + d->n++) % QUEUE_MAX];
-
-        s->key = key;
-        s->size = p->size;
-        memcpy(s->frame, p->frame, p->size);
-    }
+    if (taken)
+        d->queue[(d->first + d->n++) % QUEUE_MAX] = syn;
     pthread_mutex_unlock(&d->lock);
     if (taken)
         workers_notify(d->config.workers);
-    else
+    else if (!(taken = take_leaked(d, key)))
         count_fallback(COUNTER_divert_fallback_queue_full);
     return taken;
 }
@@ -555,7 +558,7 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
 
     role_assert(&role_fwd);
     e = entry_by_id(d, id);
-    if (!e || e->state != STATE_BUILDING) { /* cannot be: an entry waits for this answer */
+    if (!e || e->state != STATE_BUILDING) { /* no entry waits for this answer */
         closep(&fd);
         return;
     }
@@ -568,12 +571,16 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
     opened(d, e, fd);
 }
 
-/* Its answers will not come. */
+/* Its answers will not come. The element may be there: what libslirp has must not be led elsewhere. */
 static void agent_gone(struct divert *d) RUNS_ON(role_fwd)
 {
     for (uint32_t i = 0; i < ENTRIES && d->n_building > 0; i++) {
-        if (d->entries[i] && d->entries[i]->state == STATE_BUILDING)
-            give_to_slirp(d, d->entries[i], COUNTER_divert_fallback_no_agent);
+        struct entry *e = d->entries[i];
+
+        if (e && e->state == STATE_BUILDING) {
+            (void)undivert(d, e);
+            give_to_slirp(d, e, COUNTER_divert_fallback_no_agent);
+        }
     }
 }
 

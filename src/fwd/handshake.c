@@ -8,6 +8,7 @@
 
 enum {
     ETH_SIZE = 14,
+    IPV6_SIZE = 40,
     SYN_ACK_MSS = 65495, /* what lo can take: the TAP's MTU does not matter here */
     MSS_MIN = 64,        /* a smaller one is no limit but a mistake, or worse */
 };
@@ -28,7 +29,41 @@ static bool is_ipv6(const struct packet *p)
     return p->frame[12] == 0x86;
 }
 
+/* The checksum of @tcp_size bytes at @tcp, 0 so far, between the two addresses of @p. */
+static void finish_tcp(uint8_t *tcp, uint32_t tcp_size, const struct packet *p)
+{
+    uint32_t addr_size = is_ipv6(p) ? 16 : 4, sum;
+    uint8_t pseudo[4] = {0, IPPROTO_TCP, (uint8_t)(tcp_size >> 8), (uint8_t)tcp_size};
+    uint16_t folded;
+
+    sum = checksum_add(0, p->dst, addr_size); /* RFC 9293 3.1, RFC 8200 8.1 */
+    sum = checksum_add(sum, p->src, addr_size);
+    sum = checksum_add(sum, pseudo, sizeof(pseudo));
+    folded = checksum_fold(checksum_add(sum, tcp, tcp_size));
+    memcpy(tcp + 16, &folded, 2);
+}
+
 /* ---- the guest's SYN ---- */
+
+uint32_t handshake_copy_syn(uint8_t out[HANDSHAKE_SYN_MAX], const struct packet *syn)
+{
+    uint32_t at = (uint32_t)(syn->l4 - syn->frame), tcp_size = (uint32_t)(syn->l4[12] >> 4) * 4,
+             size = at + tcp_size;
+    uint8_t *ip = out + ETH_SIZE;
+
+    if (size > HANDSHAKE_SYN_MAX)
+        return 0;
+    memcpy(out, syn->frame, size);
+    if (syn->l4_size == tcp_size)
+        return size;
+    if (is_ipv6(syn))
+        put_u16(ip + 4, (uint16_t)(size - ETH_SIZE - IPV6_SIZE));
+    else
+        packet_finish_ipv4(ip, at - ETH_SIZE, size - ETH_SIZE);
+    memset(out + at + 16, 0, 2);
+    finish_tcp(out + at, tcp_size, syn);
+    return size;
+}
 
 uint32_t handshake_sequence(const struct packet *syn)
 {
@@ -108,11 +143,8 @@ static uint32_t answer_headers(uint8_t *out, const struct packet *p, uint32_t tc
 static uint32_t answer(uint8_t *frame, const struct packet *p, uint8_t flags, uint32_t seq, uint32_t ack,
                        uint16_t window, const uint8_t *options, uint32_t options_size)
 {
-    uint32_t tcp_size = 20 + options_size, at = answer_headers(frame, p, tcp_size), sum;
-    uint32_t addr_size = is_ipv6(p) ? 16 : 4;
-    uint8_t pseudo[4] = {0, IPPROTO_TCP, (uint8_t)(tcp_size >> 8), (uint8_t)tcp_size};
+    uint32_t tcp_size = 20 + options_size, at = answer_headers(frame, p, tcp_size);
     uint8_t *tcp = frame + at;
-    uint16_t folded;
 
     memset(tcp, 0, 20);
     put_u16(tcp, p->dst_port);
@@ -124,11 +156,7 @@ static uint32_t answer(uint8_t *frame, const struct packet *p, uint8_t flags, ui
     put_u16(tcp + 14, window);
     if (options_size > 0)
         memcpy(tcp + 20, options, options_size);
-    sum = checksum_add(0, p->dst, addr_size); /* RFC 9293 3.1, RFC 8200 8.1 */
-    sum = checksum_add(sum, p->src, addr_size);
-    sum = checksum_add(sum, pseudo, sizeof(pseudo));
-    folded = checksum_fold(checksum_add(sum, tcp, tcp_size));
-    memcpy(tcp + 16, &folded, 2);
+    finish_tcp(tcp, tcp_size, p);
     return at + tcp_size;
 }
 

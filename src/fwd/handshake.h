@@ -12,6 +12,12 @@
 
 enum { HANDSHAKE_FRAME_MAX = 14 + 40 + 20 + 12 }; /* Ethernet, IPv6, TCP and the options of a SYN-ACK */
 
+/* Copies @syn to @out without the data that it may carry (RFC 7413; whoever does not acknowledge it gets it
+ * again after the handshake), lengths and checksums put right. Returns its size; 0: its headers do not fit.
+ */
+enum { HANDSHAKE_SYN_MAX = 160 }; /* Ethernet, IPv6 and the longest TCP header are less */
+uint32_t handshake_copy_syn(uint8_t out[HANDSHAKE_SYN_MAX], const struct packet *syn);
+
 /* The sequence number of @syn. */
 uint32_t handshake_sequence(const struct packet *syn);
 

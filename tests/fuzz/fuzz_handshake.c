@@ -41,6 +41,28 @@ static void check_answer(const uint8_t *frame, uint32_t size, enum packet_kind k
     CHECK(get_u16(p.l4 + 10) == ((handshake_sequence(syn) + 1) & 0xffff));
 }
 
+/* The same SYN without data. */
+static void check_copy(const struct packet *syn, enum packet_kind kind)
+{
+    uint32_t addr_size = kind == PACKET_IPV6 ? 16 : 4, header = (syn->l4[12] >> 4) * 4u, n;
+    uint8_t *copy = malloc(HANDSHAKE_SYN_MAX); /* its end is guarded */
+    bool good = transport_sum(syn->src, syn->dst, addr_size, IPPROTO_TCP, syn->l4, syn->l4_size) == 0;
+    struct packet p;
+
+    CHECK(copy);
+    n = handshake_copy_syn(copy, syn);
+    CHECK(n <= HANDSHAKE_SYN_MAX && (n > 0 || syn->l4 - syn->frame + header > HANDSHAKE_SYN_MAX));
+    if (n > 0) {
+        CHECK(packet_parse(&p, copy, n) == kind && !p.is_fragment && p.ip_protocol == IPPROTO_TCP && p.l4);
+        CHECK(p.l4_size == header && p.l4 + header == copy + n);
+        CHECK(memcmp(p.src, syn->src, addr_size) == 0 && memcmp(p.dst, syn->dst, addr_size) == 0);
+        CHECK(memcmp(p.l4, syn->l4, 16) == 0 && memcmp(p.l4 + 18, syn->l4 + 18, header - 18) == 0);
+        if (good || syn->l4_size > header)
+            CHECK(transport_sum(p.src, p.dst, addr_size, IPPROTO_TCP, p.l4, p.l4_size) == 0);
+    }
+    free(copy);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct repair_spec spec, again;
@@ -52,6 +74,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if ((kind != PACKET_IPV4 && kind != PACKET_IPV6) || syn.is_fragment || syn.ip_protocol != IPPROTO_TCP ||
         !syn.l4)
         return 0;
+    check_copy(&syn, kind);
     memset(&spec, 0, sizeof(spec));
     spec.isn = 0x12345678;
     spec.wscale = 7;
