@@ -38,6 +38,8 @@ struct tcp {
     uint32_t acked;          /* by the other end */
     uint16_t window;
     uint8_t wscale;
+    bool elsewhere; /* guest_config.established() */
+    bool damaged;   /* something was sent that is not what it should have been, but sound */
 };
 
 /* What happens to the next frame. */
@@ -53,6 +55,8 @@ static struct guest_config config;
 static struct reassembly *reassembly;
 static struct tcp slots[SLOTS];
 static struct damage damage;
+static bool damage_was_mended, odd_mac;
+static uint32_t n_opened;
 static uint8_t out[FRAME_MAX], in_frame[FRAME_MAX + 1];
 static uint16_t next_id;
 static struct {
@@ -61,16 +65,16 @@ static struct {
     uint16_t port, own_port;
 } last_datagram;
 
-static const uint8_t guest_mac[6] = {2, 0, 0, 0, 0, 1};
+static const uint8_t guest_mac[6] = {2, 0, 0, 0, 0, 1}, host_mac[6] = {0x52, 0x55, 0x0a, 0, 2, 2};
 static const uint8_t guest4[4] = {10, 0, 2, 100};
 static const uint8_t guest6[16] = {0xfd, [15] = 0x64};
 
 static const uint8_t *destination(bool v6, uint8_t which)
 {
     static const uint8_t v4[][4] = {
-        {10, 0, 2, 2},  {203, 0, 113, 9}, {10, 0, 2, 3},        {192, 0, 2, 1}, {127, 0, 0, 1},
-        {10, 0, 2, 77}, {10, 0, 2, 255},  {255, 255, 255, 255}, {224, 0, 0, 1}, {10, 0, 2, 100},
-        {0, 0, 0, 0},   {169, 254, 1, 1}, {127, 1, 2, 3},
+        {10, 0, 2, 2},  {203, 0, 113, 9}, {10, 0, 2, 3},        {192, 0, 2, 1},    {127, 0, 0, 1},
+        {10, 0, 2, 77}, {10, 0, 2, 255},  {255, 255, 255, 255}, {224, 0, 0, 1},    {10, 0, 2, 100},
+        {0, 0, 0, 0},   {169, 254, 1, 1}, {127, 1, 2, 3},       {198, 51, 100, 7},
     };
     static const uint8_t v6s[][16] = {
         {0xfd, [15] = 2},
@@ -111,6 +115,8 @@ static void show(const char *way, const uint8_t *frame, uint32_t size)
 static void send_raw(const uint8_t *frame, uint32_t size)
 {
     show("from the guest", frame, size);
+    odd_mac |= size >= 6 && memcmp(frame, "\xff\xff\xff\xff\xff\xff", 6) != 0 &&
+               memcmp(frame, host_mac, sizeof(host_mac)) != 0;
     (void)send(config.fd, frame, size, MSG_DONTWAIT | MSG_NOSIGNAL); /* full: lost, as on a link */
 }
 
@@ -142,6 +148,7 @@ static void send_frame(uint32_t size)
 
     memset(&damage, 0, sizeof(damage));
     frame_mend(out, size);
+    damage_was_mended = d.xor &&d.mend;
     if (d.xor) {
         out[d.at % size] ^= d.xor ;
         if (d.mend) {
@@ -159,7 +166,7 @@ static void send_frame(uint32_t size)
 
 static uint8_t *ethernet(uint16_t type)
 {
-    memcpy(out, "\x52\x55\x0a\x00\x02\x02", 6);
+    memcpy(out, host_mac, sizeof(host_mac));
     memcpy(out + 6, guest_mac, 6);
     put_u16(out + ETH_TYPE_AT, type);
     return out + ETH_SIZE;
@@ -284,12 +291,49 @@ static void send_tcp(struct tcp *t, uint8_t flags, uint32_t sequence, uint32_t s
     if (flags & ACK && (int32_t)(edge - t->edge) > 0)
         t->edge = edge;
     send_frame((uint32_t)(tcp - out) + header + size);
+    t->damaged |= damage_was_mended || (flags & SYN && sequence != t->iss);
+}
+
+static void address_set(union address *ret, bool v6, const uint8_t *addr, uint16_t port)
+{
+    memset(ret, 0, sizeof(*ret));
+    ret->sa.sa_family = v6 ? AF_INET6 : AF_INET;
+    if (v6)
+        memcpy(&ret->in6.sin6_addr, addr, 16);
+    else
+        memcpy(&ret->in.sin_addr, addr, 4);
+    address_set_port(ret, port);
+}
+
+static void describe(const struct tcp *t, struct guest_connection *ret)
+{
+    *ret =
+        (struct guest_connection){.iss = t->iss, .irs = t->irs, .wscale = t->wscale, .as_sent = !t->damaged};
+    address_set(&ret->own, t->v6, t->v6 ? guest6 : guest4, t->port);
+    address_set(&ret->remote, t->v6, t->remote, t->remote_port);
+}
+
+static bool is_elsewhere(const struct tcp *t, const struct packet *p)
+{
+    struct guest_connection c;
+
+    if (!config.established)
+        return false;
+    describe(t, &c);
+    c.syn_ack = p->l4;
+    c.syn_ack_size = p->l4_size;
+    return config.established(&c);
 }
 
 static void tcp_reset(struct tcp *t)
 {
     memset(&damage, 0, sizeof(damage));
-    if (t->used)
+    if (t->used && t->elsewhere) {
+        struct guest_connection c;
+
+        describe(t, &c);
+        config.reset(&c);
+    } else if (t->used)
         send_tcp(t, RST | (t->open ? ACK : 0), t->acked, 0);
     t->used = false;
 }
@@ -302,7 +346,8 @@ static void tcp_open(struct tcp *t, bool v6, const uint8_t *remote, uint16_t por
                       .v6 = v6,
                       .port = port,
                       .remote_port = remote_port,
-                      .iss = 0xfffff000u + port,
+                      .iss = 0xfffff000u + port +
+                             (++n_opened << 20), /* one that uses a port again has another */
                       .window = WINDOW};
     memcpy(t->remote, remote, v6 ? 16 : 4);
     t->next = t->max = t->acked = t->iss + 1;
@@ -374,12 +419,23 @@ static void tcp_receive(const struct packet *p, bool v6)
         tcp_refuse(p, v6);
     if (!t)
         return;
+    if (t->elsewhere) {
+        if (!(flags & SYN))
+            t->elsewhere = is_elsewhere(t, p); /* may have ended */
+        CHECK((flags & (SYN | ACK | RST)) == (SYN | ACK) || !t->elsewhere);
+        t->used = t->elsewhere || !(flags & RST);
+        return;
+    }
     if (flags & RST) {
         t->used = false;
         return;
     }
+    if (flags & SYN && flags & ACK && !t->open && get_u32(p->l4 + 8) != t->iss + 1) {
+        tcp_refuse(p, v6); /* RFC 9293 3.10.7.3: the answer to an earlier SYN */
+        return;
+    }
     if (flags & ACK) {
-        CHECK((int32_t)(get_u32(p->l4 + 8) - t->max) <= 0);
+        CHECK((int32_t)(get_u32(p->l4 + 8) - t->max) <= 0 || t->damaged);
         t->acked = get_u32(p->l4 + 8);
     }
     if (flags & SYN) {
@@ -387,6 +443,7 @@ static void tcp_receive(const struct packet *p, bool v6)
             t->irs = sequence;
             t->got = t->edge = sequence + 1;
             t->open = true;
+            t->elsewhere = is_elsewhere(t, p);
         }
     } else if (t->open) {
         tcp_check_data(t, sequence, p->l4 + header, size);
@@ -395,8 +452,19 @@ static void tcp_receive(const struct packet *p, bool v6)
         if (flags & FIN && sequence + size == t->got)
             t->got++;
     }
-    if (answer && t->open && !t->silent)
+    if (answer && t->open && !t->silent && !t->elsewhere)
         send_tcp(t, ACK, t->next, 0);
+}
+
+void guest_flood(unsigned n, uint8_t which)
+{
+    for (unsigned i = 0; i < n; i++) {
+        struct tcp t = {.iss = i, .window = WINDOW, .port = (uint16_t)(20000 + n_opened++ % 20000)};
+
+        memcpy(t.remote, destination(false, which), 4);
+        t.remote_port = OUTSIDE_PORT;
+        send_tcp(&t, SYN, t.iss, 0);
+    }
 }
 
 void guest_end(void)
@@ -464,7 +532,8 @@ static void receive_frame(const uint8_t *frame, uint32_t size) TSA(no_thread_saf
     CHECK(size <= config.mtu + ETH_SIZE);
     CHECK(kind == PACKET_ARP || kind == PACKET_IPV4 || v6);
     CHECK(frame[0] & 1 || memcmp(frame, guest_mac, 6) == 0);
-    CHECK(frame[6] == 0x52 && (frame[7] == 0x55 || frame[7] == 0x56)); /* of libslirp, IPv4 and IPv6 */
+    /* Of libslirp, IPv4 and IPv6; or where the guest has sent something to. */
+    CHECK((frame[6] == 0x52 && (frame[7] == 0x55 || frame[7] == 0x56)) || odd_mac);
     answer_neighbour(kind, &p);
     if (kind == PACKET_ARP)
         return;
@@ -507,6 +576,8 @@ void guest_begin(const struct guest_config *c)
 {
     config = *c;
     memset(slots, 0, sizeof(slots));
+    n_opened = 0;
+    odd_mac = false;
     memset(&damage, 0, sizeof(damage));
     memset(&last_datagram, 0, sizeof(last_datagram));
     CHECK(reassembly_new(&reassembly) == 0);
@@ -589,7 +660,10 @@ static void step_connect(struct input *in)
     struct tcp *t = &slots[b % SLOTS];
     uint16_t port = (uint16_t)(SLOT_PORT + b % SLOTS + (b & 64 ? 0 : SLOTS * (++next_id % 1000)));
 
-    tcp_open(t, b & 8, destination(b & 8, dst), port, b & 16 ? 7001 : b & 32 ? 7999 : OUTSIDE_PORT);
+    tcp_open(t, b & 8, destination(b & 8, dst), port,
+             b & 16   ? 7001
+             : b & 32 ? GUEST_TAKEN_PORT
+                      : OUTSIDE_PORT);
     t->wscale = input_u8(in) % 15;
     send_tcp(t, SYN, t->iss, 0);
 }

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <linux/if.h>
 #include <sched.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -15,6 +16,8 @@
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+enum { NAMESPACE_ARGS_MAX = 12 };
 
 __attribute__((format(printf, 1, 2))) static inline _Noreturn void namespace_fail(const char *format, ...)
 {
@@ -37,7 +40,8 @@ static inline bool namespace_write(const char *path, const char *text)
     return good;
 }
 
-/* The file is on a file system that only this namespace ever sees: however the process ends, nothing is left. */
+/* The file is on a file system that only this namespace ever sees: however the process ends, nothing is left.
+ */
 static inline void namespace_resolv_conf(const char *text)
 {
     static const char path[] = "/tmp/resolv.conf";
@@ -55,13 +59,30 @@ static inline void namespace_resolv_conf(const char *text)
         namespace_fail("cannot unmount a file system");
 }
 
+static inline void namespace_lo_up(void)
+{
+    struct ifreq ifr = {.ifr_flags = IFF_UP};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    memcpy(ifr.ifr_name, "lo", 3);
+    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &ifr) < 0)
+        namespace_fail("cannot bring lo up");
+    close(fd);
+}
+
+/* After namespace_enter(): one more network namespace, which is entered. */
+static inline void namespace_another_net(void)
+{
+    if (unshare(CLONE_NEWNET) < 0)
+        namespace_fail("cannot make a network namespace");
+    namespace_lo_up();
+}
+
 /* Before there are threads; also for an ordinary user, where the system lets one make a user namespace. */
 static inline void namespace_enter(const char *resolv_conf)
 {
-    struct ifreq ifr = {.ifr_flags = IFF_UP};
     unsigned uid = geteuid(), gid = getegid();
     char map[32];
-    int fd;
 
     if (unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWNS) < 0)
         namespace_fail("cannot make a user and network namespace (is it forbidden here?)");
@@ -71,27 +92,32 @@ static inline void namespace_enter(const char *resolv_conf)
     snprintf(map, sizeof(map), "0 %u 1", gid);
     if (!namespace_write("/proc/self/setgroups", "deny") || !namespace_write("/proc/self/gid_map", map))
         namespace_fail("cannot write /proc/self/gid_map");
-    fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    memcpy(ifr.ifr_name, "lo", 3);
-    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &ifr) < 0)
-        namespace_fail("cannot bring lo up");
-    close(fd);
+    namespace_lo_up();
     (void)namespace_write("/proc/sys/net/ipv4/ping_group_range", "0 0"); /* else pings end at once */
     namespace_resolv_conf(resolv_conf);
 }
 
-/* On lo, with a full prefix. By the program ip, which knows both families. */
+/* Runs @program with arguments, at least two, up to a NULL. */
+static inline void namespace_run(const char *program, ...)
+{
+    char *argv[NAMESPACE_ARGS_MAX] = {(char *)program};
+    siginfo_t info;
+    va_list args;
+    pid_t pid;
+    int r;
+
+    va_start(args, program);
+    for (int i = 1; i < NAMESPACE_ARGS_MAX && argv[i - 1]; i++)
+        argv[i] = va_arg(args, char *);
+    va_end(args);
+    r = posix_spawnp(&pid, program, NULL, NULL, argv, environ);
+    if (r != 0 || waitid(P_PID, (id_t)pid, &info, WEXITED) < 0 || info.si_code != CLD_EXITED ||
+        info.si_status != 0)
+        namespace_fail("%s %s %s", argv[0], argv[1], argv[2]);
+}
+
+/* On lo, with a full prefix, usable at once. By the program ip, which knows both families. */
 static inline void namespace_address(const char *address)
 {
-    char *const argv[] = {(char *)"ip",  (char *)"addr", (char *)"add", (char *)address,
-                          (char *)"dev", (char *)"lo",   NULL};
-    pid_t pid = fork();
-    int status;
-
-    if (pid == 0) {
-        execvp(argv[0], argv);
-        _exit(EXIT_FAILURE);
-    }
-    if (pid < 0 || waitpid(pid, &status, 0) != pid || status != 0)
-        namespace_fail("ip addr add %s dev lo", address);
+    namespace_run("ip", "addr", "add", address, "dev", "lo", "nodad", NULL);
 }

@@ -86,6 +86,11 @@ void outside_believe_nothing(void)
     believe_nothing = true;
 }
 
+bool outside_believes(void)
+{
+    return !believe_nothing;
+}
+
 static void conn_close(struct conn *c, bool reset)
 {
     static const struct linger now = {.l_onoff = 1};

@@ -31,6 +31,7 @@ bool outside_serve(void);
 /* From now on the guest's bytes may be others than the pattern (it has sent urgent data, or mended damage).
  */
 void outside_believe_nothing(void);
+bool outside_believes(void);
 /* Closes connections; the servers stay. */
 void outside_end(void);
 
