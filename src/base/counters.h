@@ -131,6 +131,7 @@
     X(capture_frames, "frames", "frames written to the capture")                                             \
     X(capture_drop_ring_full, "frames", "frames missing in the capture because its ring was full")           \
     X(agent_lost, "times", "times the agent in the guest's namespace ended before the program")              \
+    X(agent_restarts, "times", "times another agent took its place")                                         \
     X(api_connections, "connections", "connections to the API socket")                                       \
     X(api_requests, "requests", "requests answered by the API")                                              \
     X(api_errors, "requests", "requests answered with an error")                                             \

@@ -213,6 +213,10 @@ static struct syscall_rule rules[] = {
     ALLOW("ftruncate", DUTY_PCAP | DUTY_MAIN),
     ALLOW("ftruncate64", DUTY_PCAP | DUTY_MAIN),
 
+    /* An nsagent that has ended, and its standby (agent_child.h). pidfds are those that are there. */
+    ALLOW("waitid", DUTY_FWD),
+    ALLOW("pidfd_send_signal", DUTY_FWD | DUTY_MAIN, ARG_IS(1, SIGKILL)),
+
     /* The end: children, the API's file, dying by a signal as if it had not been caught; job control. */
     ALLOW("wait4", DUTY_MAIN),
     ALLOW("waitid", DUTY_MAIN),

@@ -11,7 +11,13 @@
  * A new list of addresses is collected in `next` and replaces `local` when it is complete.
  *
  * The agent is gone when the socket says so or when it breaks a rule of agent_protocol.h. Its socket stays
- * open until agent_free(), so that its number cannot mean something else to the epoll set meanwhile.
+ * open until agent_restart() or agent_free(), so that its number cannot mean something else to the epoll set
+ * meanwhile.
+ *
+ * Then the standby becomes the agent. Its predecessor is killed first: whoever has only closed its socket
+ * must not go on beside it, with the same sockets of netlink. It is reaped when the new one has something to
+ * say. An agent that broke a rule, or was ended by its filter, has no successor: what was done to it could be
+ * done to the next one.
  */
 #include "fwd/agent.h"
 
@@ -20,16 +26,15 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/syscall_filter.h"
+#include "fwd/agent_child.h"
 #include "fwd/agent_protocol.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 
 enum {
     MESSAGES_PER_READ = 32, /* what is left wakes the worker again */
@@ -37,7 +42,6 @@ enum {
     STOCK_SHARE = 32,       /* of the descriptors that this process may have: one part in so many */
     LOOK_MS = 1000,         /* between requests to look at lo again */
     END_MS = 1000,          /* for the process to end by itself, then by SIGKILL */
-    END_STEP_NS = 2000000,
 };
 
 struct stock {
@@ -49,8 +53,12 @@ struct stock {
 };
 
 struct agent {
-    pid_t pid; /* fixed when threads run; not reaped before agent_free(), so the number is its own; 0: none */
-    int fd;    /* fixed */
+    struct agent_child child;                       /* fixed when the worker runs, then the client's */
+    struct agent_child standby OWNED_BY(role_fwd);  /* who takes its place */
+    struct agent_child previous OWNED_BY(role_fwd); /* whose place it took, until that is reaped */
+    uint32_t generation OWNED_BY(role_fwd);
+    int64_t deaths_ns[AGENT_DEATHS_MAX] OWNED_BY(role_fwd); /* the last ones: a ring; 0: none yet */
+    uint32_t n_deaths OWNED_BY(role_fwd);
 
     struct nft *nft OWNED_BY(role_fwd); /* through a copy of the socket that owns the table; or NULL */
     int divert_state;                   /* fixed: 0 or a negative errno */
@@ -59,6 +67,7 @@ struct agent {
     void *on_diverted_arg;                                           /* ditto */
 
     bool gone OWNED_BY(role_fwd);
+    bool broken OWNED_BY(role_fwd); /* a rule was: it has no successor */
     bool direct OWNED_BY(role_fwd); /* we change the nft table ourselves; false once that was not permitted */
     int64_t look_ns OWNED_BY(role_fwd); /* no MESSAGE_LOOK before */
     struct stock stocks[AGENT_FAMILIES] OWNED_BY(role_fwd);
@@ -81,11 +90,12 @@ static void stocks_close(struct agent *a) RUNS_ON(role_fwd)
 }
 
 /* What is in the stock is of the guest's namespace, which must not live on because of us. */
-static int gone(struct agent *a) RUNS_ON(role_fwd)
+static int gone(struct agent *a, bool broken) RUNS_ON(role_fwd)
 {
     stocks_close(a);
-    a->n_local = 0;
+    a->n_local = a->n_next = 0;
     a->gone = true;
+    a->broken = a->broken || broken;
     return -EPIPE;
 }
 
@@ -94,7 +104,7 @@ static int gone(struct agent *a) RUNS_ON(role_fwd)
 /* 0, or a negative errno: -EAGAIN means later, everything else will show in agent_read() too. */
 static int send_message(const struct agent *a, const struct agent_message *m)
 {
-    return send(a->fd, m, sizeof(*m), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+    return send(a->child.fd, m, sizeof(*m), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
 static void refill(struct agent *a, int index) RUNS_ON(role_fwd)
@@ -249,21 +259,43 @@ static int take_started(struct agent_message *m)
     return -EPROTO;
 }
 
-static int take_complaint(const struct agent_message *m)
+static int take_complaint(struct agent *a, const struct agent_message *m) RUNS_ON(role_fwd)
 {
     static struct log_limit limit;
 
-    if (m->count == AGENT_MADE_CALL && m->result >= 0)
+    if (m->count == AGENT_MADE_CALL && m->result >= 0) {
+        a->broken = true;
         log_limited(&limit, LOG_LEVEL_ERROR,
                     "seccomp: nsagent made the system call %s (%d), which it never needs, and was ended",
                     syscall_name(m->result), m->result);
-    else if (m->count == AGENT_SEES_FILES && m->result < 0)
+    } else if (m->count == AGENT_STANDS_ALONE && m->result < 0) {
+        log_limited(&limit, LOG_LEVEL_INFO, "nsagent has no standby, and will not come back if it ends: %s",
+                    strerror(-m->result));
+    } else if (m->count == AGENT_SEES_FILES && m->result < 0) {
         log_limited(
             &limit, LOG_LEVEL_INFO,
             "nsagent has neither an empty file system nor Landlock, only its filter of system calls: %s",
             strerror(-m->result));
-    else
+    } else {
         return -EPROTO;
+    }
+    return 0;
+}
+
+/* Nothing is said to it, and nobody is signalled, that is no child of ours. */
+static int take_standby(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
+{
+    enum { CONVERSATION, PIDFD, N_FDS };
+
+    if (d->n_fds > N_FDS || d->message.result <= 0 || a->standby.pid > 0)
+        return -EPROTO;
+    if (d->cut) /* out of descriptors: none, then */
+        return 0;
+    if (d->n_fds != N_FDS || !agent_child_is_ours(d->fds[PIDFD]))
+        return -EPROTO;
+    a->standby =
+        (struct agent_child){.pid = d->message.result, .pidfd = d->fds[PIDFD], .fd = d->fds[CONVERSATION]};
+    d->n_fds = 0; /* ours now */
     return 0;
 }
 
@@ -273,6 +305,8 @@ static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
         return take_delivery(a, d);
     if (d->message.type == MESSAGE_DIVERTED)
         return take_diverted(a, d);
+    if (d->message.type == MESSAGE_STANDBY)
+        return take_standby(a, d);
     if (d->n_fds > 0)
         return -EPROTO;
     switch (d->message.type) {
@@ -281,7 +315,7 @@ static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
     case MESSAGE_ADDRESSES:
         return take_addresses(a, &d->message);
     case MESSAGE_COMPLAINT:
-        return take_complaint(&d->message);
+        return take_complaint(a, &d->message);
     case MESSAGE_STARTED:
         return take_started(&d->message);
     default:
@@ -293,9 +327,11 @@ int agent_read(struct agent *a)
 {
     if (a->gone)
         return -EPIPE;
+    if (a->previous.pid > 0 && agent_child_reap(&a->previous))
+        agent_child_close(&a->previous);
     for (int i = 0; i < MESSAGES_PER_READ; i++) {
         struct delivery d;
-        int r = receive(a->fd, &d);
+        int r = receive(a->child.fd, &d);
 
         if (r == -EAGAIN)
             break;
@@ -304,9 +340,81 @@ int agent_read(struct agent *a)
             delivery_close(&d);
         }
         if (r < 0)
-            return gone(a);
+            return gone(a, r != -EPIPE);
     }
     return 0;
+}
+
+/* ---- the next one ---- */
+
+/* One more. False: too many of late. */
+static bool count_death(struct agent *a) RUNS_ON(role_fwd)
+{
+    int64_t *oldest = &a->deaths_ns[a->n_deaths++ % AGENT_DEATHS_MAX], now_ns = clock_monotonic_ns();
+    bool good = *oldest == 0 || now_ns - *oldest > AGENT_DEATHS_S * NS_PER_S;
+
+    *oldest = now_ns;
+    return good;
+}
+
+/* It has ended by itself and waits to be reaped; or it has not, and does so now. */
+static void bury(struct agent *a) RUNS_ON(role_fwd)
+{
+    agent_child_kill(&a->child);
+    (void)agent_child_reap(&a->previous); /* else it stays a zombie until our own end */
+    agent_child_close(&a->previous);
+    a->previous = a->child;
+    closep(&a->previous.fd);
+}
+
+int agent_restart(struct agent *a, const char **ret_why)
+{
+    static const struct agent_message look = {.type = MESSAGE_LOOK};
+    const bool good = count_death(a);
+
+    assert(a->gone);
+    *ret_why = a->broken             ? "it broke a rule"
+               : a->standby.pid <= 0 ? "it has no standby"
+               : !good               ? "it was the last of too many within a minute"
+                                     : NULL;
+    if (*ret_why) {
+        agent_abandon(a);
+        return -EPIPE;
+    }
+    bury(a);
+    a->child = a->standby;
+    a->standby = (struct agent_child)AGENT_CHILD_NULL;
+    for (int i = 0; i < AGENT_FAMILIES; i++) {
+        a->stocks[i].reason = AGENT_NOT_YET;
+        a->stocks[i].asked = 0;
+        a->stocks[i].hold_ns = 0;
+    }
+    a->look_ns = 0;
+    if (send_message(a, &look) < 0) {
+        *ret_why = "so has its standby";
+        return -EPIPE;
+    }
+    a->gone = false;
+    a->generation++;
+    return 0;
+}
+
+/* The standby has no other end to wait for: it is not to keep the nft table. */
+void agent_abandon(struct agent *a)
+{
+    (void)gone(a, false);
+    agent_child_hang_up(&a->standby);
+    agent_child_kill(&a->standby);
+}
+
+uint32_t agent_generation(const struct agent *a)
+{
+    return a->generation;
+}
+
+bool agent_has_standby(const struct agent *a)
+{
+    return a->standby.pid > 0;
 }
 
 /* ---- questions ---- */
@@ -503,12 +611,12 @@ int agent_take_socket(struct agent *a, int family)
 
 int agent_fd(const struct agent *a)
 {
-    return a->fd;
+    return a->child.fd;
 }
 
 pid_t agent_pid(const struct agent *a)
 {
-    return a->pid;
+    return a->child.pid;
 }
 
 const char *agent_reason_text(enum agent_reason r)
@@ -530,32 +638,21 @@ const char *agent_reason_text(enum agent_reason r)
 
 /* ---- start and end ---- */
 
-/* Waits for the process for at most @ms; true: it has been reaped. */
-static bool reap(pid_t pid, int ms)
+static void child_end(struct agent_child *c)
 {
-    int64_t end_ns = clock_monotonic_ns() + ms * NS_PER_MS;
-
-    for (;;) {
-        static const struct timespec step = {.tv_nsec = END_STEP_NS};
-        pid_t r = waitpid(pid, NULL, WNOHANG);
-
-        if (r == pid || (r < 0 && errno != EINTR)) /* ECHILD: somebody was faster */
-            return true;
-        if (clock_monotonic_ns() >= end_ns)
-            return false;
-        nanosleep(&step, NULL);
+    if (!agent_child_wait(c, END_MS)) {
+        agent_child_kill(c);
+        (void)agent_child_wait(c, END_MS); /* else stuck in the kernel: not worth hanging for */
     }
+    agent_child_close(c);
 }
 
 /* Its end of the socket is closed for it, and it is waited for. */
-static void process_end(struct agent *a)
+static void process_end(struct agent *a) RUNS_ON(role_fwd)
 {
-    if (a->fd >= 0) /* also for copies of the descriptor that some other child has; and it ends a send that
-                       waits */
-        shutdown(a->fd, SHUT_RDWR);
-    if (a->pid > 0 && !reap(a->pid, END_MS) && kill(a->pid, SIGKILL) == 0)
-        (void)reap(a->pid, END_MS); /* else stuck in the kernel: not worth hanging for */
-    a->pid = 0;
+    agent_child_hang_up(&a->standby);
+    agent_child_hang_up(&a->child);
+    child_end(&a->child);
 }
 
 struct agent *agent_free(struct agent *a) TSA(no_thread_safety_analysis) /* after threads ended */
@@ -565,7 +662,8 @@ struct agent *agent_free(struct agent *a) TSA(no_thread_safety_analysis) /* afte
     stocks_close(a);
     nft_free(a->nft);
     process_end(a);
-    closep(&a->fd);
+    child_end(&a->standby);
+    child_end(&a->previous);
     free(a);
     return NULL;
 }
@@ -579,7 +677,7 @@ static void agent_freep(struct agent **a)
 static int wait_started(struct agent *a, struct failure *why)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
-    struct pollfd p = {.fd = a->fd, .events = POLLIN};
+    struct pollfd p = {.fd = a->child.fd, .events = POLLIN};
     struct delivery d;
     int r;
 
@@ -588,7 +686,7 @@ static int wait_started(struct agent *a, struct failure *why)
     } while (r < 0 && errno == EINTR);
     if (r <= 0)
         return failure(why, r < 0 ? -errno : -ETIMEDOUT, NULL, "the agent does not report");
-    r = receive(a->fd, &d);
+    r = receive(a->child.fd, &d);
     if (r < 0)
         return failure(why, r, NULL, "the agent ended without a report");
     if (d.n_fds == 1 && d.message.type == MESSAGE_STARTED &&
@@ -599,15 +697,13 @@ static int wait_started(struct agent *a, struct failure *why)
     delivery_close(&d);
     if (d.message.type != MESSAGE_STARTED || d.message.result > 0)
         return failure(why, -EPROTO, NULL, "the agent's report");
-    if (d.message.result == 0)
-        return 0;
-    return reported_failure(&d.message, why);
+    return d.message.result < 0 ? reported_failure(&d.message, why) : 0;
 }
 
 static void agent_init(struct agent *a, const struct agent_config *config)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
-    a->fd = -1;
+    a->child = a->standby = a->previous = (struct agent_child)AGENT_CHILD_NULL;
     for (int i = 0; i < AGENT_FAMILIES; i++) {
         a->stocks[i].reason = AGENT_NOT_YET;
         a->stocks[i].used = config->stock;
@@ -643,18 +739,19 @@ int agent_start(struct agent **ret, const struct agent_config *config, struct fa
     /* A seccomp profile may also answer "done" to what it did not do. */
     if (pair[0] < 0 || pair[1] < 0)
         return failure(why, -ENOSYS, "a seccomp profile seems to swallow it", "the agent's socketpair");
-    a->pid = fork();
-    if (a->pid == 0) {
+    a->child.pid = fork();
+    if (a->child.pid == 0) {
         close(pair[0]);
         if (config->first && config->first(config->first_arg) < 0)
             _exit(EXIT_FAILURE);
         agent_process(pair[1], config, parent_pid);
     }
     r = -errno;
-    a->fd = pair[0];
+    a->child.fd = pair[0];
     close(pair[1]);
-    if (a->pid < 0)
+    if (a->child.pid < 0)
         return failure(why, r, NULL, "cannot fork the agent");
+    agent_child_hold(&a->child);
     *ret = steal(&a);
     return 0;
 }
@@ -664,7 +761,7 @@ int agent_wait(struct agent *a, struct failure *why) TSA(no_thread_safety_analys
     int r = wait_started(a, why);
 
     if (r < 0) {
-        (void)gone(a);
+        (void)gone(a, true);
         process_end(a);
     }
     return r;

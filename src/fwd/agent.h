@@ -6,7 +6,8 @@
  * sockets there (transparent, marked), installs the policy routing by rtnetlink, and says which addresses are
  * the guest's own. It never sees payload, opens no file, connects nowhere: it only hands out sockets. It has
  * a seccomp allow-list, no capability but CAP_NET_ADMIN in the guest's user namespace, and dies with its
- * parent.
+ * parent. When it is killed its standby takes its place (agent_restart()): a process that it has made while
+ * it still could, and that waits.
  *
  * main and the agent speak fixed-size messages over a SOCK_SEQPACKET pair (agent_protocol.h).
  */
@@ -61,10 +62,10 @@ int agent_wait(struct agent *a, struct failure *why);
 /* main, once the guest's interfaces are as they will be and nothing is left that wants the processor: lets
  * the process confine itself and look around, which it does not do before the first request. */
 void agent_go(struct agent *a);
-/* main, after threads ended: ends and reaps the process. NULL is fine; returns NULL. */
+/* main, after threads ended: ends and reaps the processes. NULL is fine; returns NULL. */
 struct agent *agent_free(struct agent *a);
-/* Its process id, for as long as the struct lives; 0: none. Whoever counts the users of the guest's network
- * namespace must leave it out. Any thread. */
+/* Its process id; 0: none. Before the worker runs that of the process that was forked, which may be signalled
+ * by it for as long as the struct lives; later, for the client, what the standby's maker said. */
 pid_t agent_pid(const struct agent *a);
 
 /* One fwd worker ("the client") owns what follows. */
@@ -74,6 +75,18 @@ int agent_fd(const struct agent *a);
 /* Reads what the agent has sent: sockets for the stock, addresses, states. 0; -EPIPE: the agent is gone (from
  * then on every call below answers AGENT_NO_AGENT and agent_fd() must no longer be watched). Never blocks. */
 int agent_read(struct agent *a) RUNS_ON(role_fwd);
+/* The agent is gone and agent_fd() is not watched any more. 0: its standby takes over, agent_fd() is another
+ * one and has to be watched, all is AGENT_NOT_YET as after the start, what was asked for will not be
+ * answered. -EPIPE: that was the last one, *@ret_why says why: there is no standby, or the agent has broken a
+ * rule of the conversation or of its filter, or AGENT_DEATHS_MAX have ended within AGENT_DEATHS_S. */
+enum { AGENT_DEATHS_MAX = 16, AGENT_DEATHS_S = 60 };
+int agent_restart(struct agent *a, const char **ret_why) RUNS_ON(role_fwd);
+/* Its agent_fd() cannot be watched: it is gone for good. */
+void agent_abandon(struct agent *a) RUNS_ON(role_fwd);
+/* How often agent_restart() has succeeded: whoever waits for an answer sees by it that none will come. */
+uint32_t agent_generation(const struct agent *a) RUNS_ON(role_fwd);
+/* Is there somebody to take its place? */
+bool agent_has_standby(const struct agent *a) RUNS_ON(role_fwd);
 
 /* Is @guest (address only) an address of the guest's own namespace, and can its family be spliced?
  * AGENT_READY, or why not. AGENT_LO_DOWN makes the agent look again, at most once a second. */
@@ -100,8 +113,9 @@ int agent_divert_state(const struct agent *a);
  * is the caller's. -EAGAIN: not in this way, or not now. Another negative errno: it failed, nothing is left.
  */
 int agent_divert_now(struct agent *a, const struct repair_spec *spec, int *ret_fd) RUNS_ON(role_fwd);
-/* The same by the agent. 0: the hook will be called with @id, unless the agent ends before. -EAGAIN: it is
- * too busy. -EPIPE: it is gone. After a hook with an error the caller takes the element away. */
+/* The same by the agent. 0: the hook will be called with @id, unless the agent ends before (then it may be
+ * asked again, or its standby). -EAGAIN: it is too busy. -EPIPE: it is gone. After a hook with an error the
+ * caller takes the element away. */
 int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec) RUNS_ON(role_fwd);
 /* Takes elements away, AGENT_UNDIVERT_MAX at most; there is no answer. Returns how many it has dealt with,
  * the first ones; fewer: the agent is too busy, try the others later. */

@@ -20,7 +20,8 @@
  * now.
  *
  * What an earlier run left behind (same numbers, ended by SIGKILL) makes EEXIST, which is as good as done;
- * but only what this run added is removed, because a second program may serve the same namespace. A route
+ * but only what this run added is removed, because a second program may serve the same namespace; what was
+ * added is noted in memory that the agent shares with its standby, so that the last one removes it. A route
  * over lo vanishes when lo goes down, so both are asked for again at every look.
  */
 #include "fwd/agent_net.h"
@@ -37,6 +38,7 @@
 #include <linux/rtnetlink.h>
 #include <net/if.h>
 #include <netinet/tcp.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 enum {
@@ -166,10 +168,10 @@ static bool has_gateway(const struct agent_net *n, int index)
 }
 
 /* @r of an addition: true if the thing is there now; *@added if that is our doing. */
-static bool is_there(int r, bool *added)
+static bool is_there(int r, uint8_t *added)
 {
     if (r == 0)
-        *added = true;
+        *added = 1;
     return r == 0 || r == -EEXIST;
 }
 
@@ -374,6 +376,11 @@ int agent_net_init(struct agent_net *n, const struct agent_config *config, struc
     static const char path[] = "/proc/sys/net/ipv4/tcp_fwmark_accept";
 
     n->config = config;
+    /* Not malloc(): it is to be one and the same for those who are made by clone(2). */
+    n->added = mmap(NULL, AGENT_FAMILIES * sizeof(*n->added), PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (n->added == MAP_FAILED)
+        return failure(why, -errno, NULL, "the agent's memory");
     n->requests = mnl_socket_open2(NETLINK_ROUTE, SOCK_CLOEXEC);
     if (!n->requests || mnl_socket_bind(n->requests, 0, MNL_SOCKET_AUTOPID) < 0)
         return failure(why, -errno, "is AF_NETLINK forbidden by a seccomp profile?",

@@ -11,14 +11,18 @@
 
 struct mnl_socket;
 
+/* Installed by an agent of this parent's, so removed by the last of them: memory that all of them share, and
+ * in which nothing is believed but whether it is 0. */
+struct agent_added {
+    uint8_t route, rules[AGENT_RULES];
+};
+
 struct agent_net {
     const struct agent_config *config;
     struct mnl_socket *requests, *notices;
-    int sysctl_fd; /* -1: there is none */
-    uint32_t sequence;
-    struct {
-        bool route, rules[AGENT_RULES]; /* installed by us, so removed by us */
-    } added[AGENT_FAMILIES];
+    int sysctl_fd;             /* -1: there is none */
+    uint32_t sequence;         /* of the last request */
+    struct agent_added *added; /* AGENT_FAMILIES of them */
     struct agent_address addresses[AGENT_ADDRESSES_MAX], found[AGENT_ADDRESSES_MAX];
     uint32_t n_addresses, n_found;
     uint8_t request[512], answer[32768]; /* the kernel fills a buffer of this size with a dump */

@@ -6,7 +6,7 @@
  * socket); the user namespace, which gives the capabilities that joining the network namespace needs (EINVAL:
  * in it already); what has to be opened in the network namespace; the report to the parent, which goes on;
  * with its first request, and before that is read, the file system and the capabilities are given up; the
- * parent-death signal after them, because changing credentials clears it (prctl(2)); the filter last.
+ * parent-death signal after them, because changing credentials clears it (prctl(2)); the filters last.
  *
  * It does not become id 0: CAP_NET_ADMIN over the namespace is what the network's sysctls ask for
  * (net_ctl_permissions()), and with its parent's own id the parent may always signal it. It is not dumpable,
@@ -15,6 +15,17 @@
  *
  * Then agent_serve.c takes over. The parent-death signal only sees to it that tidying up does not take longer
  * than LAST_S.
+ *
+ * The standby. Nobody but the agent itself can make another one later: the parent is in the sandbox by then.
+ * So, when all has been given up and before the first request is read, it makes a copy of itself, which is
+ * the parent's child (CLONE_PARENT: the parent reaps it, and may end it), and gives the parent one end of a
+ * pair whose other end the copy has. The copy waits for a first request, as its original did; the parent
+ * sends it when the original has ended. Then the copy makes a copy and so on, and each of them does what it
+ * has to do for that before it reads a byte. So there are two filters: the first one, of which every copy is
+ * born, has what making a copy needs, the second one, which the one that serves has besides, has not.
+ *
+ * All of them have the same sockets of netlink, but only the one that serves uses them (the owner of the nft
+ * table is such a socket); and one page of memory in common (agent_net.h).
  */
 #include "fwd/agent_serve.h"
 
@@ -27,6 +38,8 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <link.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -36,17 +49,37 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x1000 /* Linux 5.2 */
+#endif
+#ifndef P_PIDFD
+#define P_PIDFD 3 /* Linux 5.4 */
+#endif
+
 enum {
-    SOCK_FD = 3, /* where descriptors are moved to */
+    SOCK_FD = 3, /* where descriptors are moved to; the standby has its socket elsewhere */
     USERNS_FD,
     NETNS_FD,
     FIRST_FREE_FD,
     FD_GUESS_MAX = 65536, /* closed one by one where nothing tells which are open */
     LAST_S = 2,           /* to tidy up when the parent was killed */
+    /* Answers of netlink that the former agent has not read are there for its standby, which begins with
+     * numbers that cannot have been used. */
+    SUCCESSOR_SEQUENCE = 1 << 28,
 };
 #define NEW_ROOT "/tmp"
+#define COPY_FLAGS (CLONE_PARENT | CLONE_PIDFD | SIGCHLD)
+#ifdef __s390__
+#define CLONE_FLAGS 1 /* which argument of clone(2) they are */
+#else
+#define CLONE_FLAGS 0
+#endif
+
+/* The one of this process. */
+static struct agent_serve serve = {.sock = SOCK_FD, .reasons = {-1, -1}, .net = {.sysctl_fd = -1}};
 
 /* The end of the socket is noticed as well; but nothing may make us outlive the parent for long. */
 static void parent_died(int number)
@@ -144,7 +177,7 @@ static void complain(enum agent_complaint complaint, int number)
     const struct agent_message m = {
         .type = MESSAGE_COMPLAINT, .count = (uint16_t)complaint, .result = number};
 
-    (void)send(SOCK_FD, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT); /* no place: it stays unsaid */
+    (void)send(serve.sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT); /* no place: it stays unsaid */
 }
 
 static void on_violation(int number, const char *name)
@@ -183,9 +216,23 @@ static void files_close(void)
         complain(AGENT_SEES_FILES, r);
 }
 
-static int privileges_drop(pid_t parent_pid, struct failure *why)
+/* 0 or a negative errno. The parent may have ended before: then this is the end. */
+static int follow_parent(pid_t parent_pid)
 {
     pid_t parent_now;
+
+    if (prctl(PR_SET_PDEATHSIG, SIGUSR1) < 0)
+        return -errno;
+    /* 0: it is in another PID namespace, and only its end of the socket will tell. */
+    parent_now = getppid();
+    if (parent_now != parent_pid && parent_now != 0)
+        _exit(EXIT_FAILURE);
+    return 0;
+}
+
+static int privileges_drop(pid_t parent_pid, struct failure *why)
+{
+    int r;
 
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return failure(why, -errno, NULL, "the agent's no_new_privs");
@@ -203,20 +250,16 @@ static int privileges_drop(pid_t parent_pid, struct failure *why)
                        "the user namespace that owns the network namespace was not joined: give a PID, or "
                        "--userns-path",
                        "the agent does not have CAP_NET_ADMIN");
-    if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_PDEATHSIG, SIGUSR1) < 0)
+    if (prctl(PR_SET_DUMPABLE, 0) < 0)
         return failure(why, -errno, NULL, "the agent's prctl");
-    /* The parent may have ended before that; 0: it is in another PID namespace, and only its end of the
-     * socket will tell. */
-    parent_now = getppid();
-    if (parent_now != parent_pid && parent_now != 0)
-        _exit(EXIT_FAILURE);
-    return 0;
+    r = follow_parent(parent_pid);
+    return r < 0 ? failure(why, r, NULL, "the agent's prctl") : 0;
 }
 
 /* What agent_serve_run() does: talk, wait, tell the time, make stream sockets of the two families (in repair
  * mode bind(2) and connect(2) send nothing), set one sysctl through its open descriptor. What the C library
  * and the allocator may do meanwhile. No file, no other process, no namespace. */
-enum { AGENT = 1 };
+enum { AGENT = 1, COPY = 2 /* making a standby, being made one, taking over */ };
 
 #define STREAM (SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
 
@@ -251,17 +294,92 @@ static const struct syscall_rule rules[] = {
     ALLOW("getsockopt", AGENT),
     ALLOW("socket", AGENT, ARG_IS(0, AF_INET), ARG_IS(1, STREAM), ARG_IS(2, 0)),
     ALLOW("socket", AGENT, ARG_IS(0, AF_INET6), ARG_IS(1, STREAM), ARG_IS(2, 0)),
+    ALLOW("socketpair", COPY, ARG_IS(0, AF_UNIX), ARG_IS(1, SOCK_SEQPACKET | SOCK_CLOEXEC), ARG_IS(2, 0)),
+    ALLOW("clone", COPY, ARG_IS(CLONE_FLAGS, COPY_FLAGS)),
+    ALLOW("prctl", COPY, ARG_IS(0, PR_SET_PDEATHSIG), ARG_IS(1, SIGUSR1)),
+    ALLOW("getppid", COPY),
+    ALLOW("seccomp", COPY),
 };
 
-static int filter_enter(struct failure *why)
+/* The first one, then the one without COPY. */
+static int filter_enter(uint32_t duties, struct failure *why)
 {
-    int r;
+    int r = 0;
 
     if (SYSCALL_FILTER_SANITIZED) /* it wants to say on stderr what it has found, which takes files */
         return 0;
-    r = syscall_filter_watch(on_violation);
-    return r < 0 ? failure(why, r, NULL, "the agent's handler of SIGSYS")
-                 : syscall_filter_load(rules, ARRAY_SIZE(rules), AGENT, FILTER_THIS_THREAD, "the agent", why);
+    if (duties & COPY)
+        r = syscall_filter_watch(on_violation);
+    return r < 0
+               ? failure(why, r, NULL, "the agent's handler of SIGSYS")
+               : syscall_filter_load(rules, ARRAY_SIZE(rules), duties, FILTER_THIS_THREAD, "the agent", why);
+}
+
+/* ---- the standby ---- */
+
+/* Until there is a request, which is not read yet. False: there will be none. */
+static bool wait_for_request(void)
+{
+    struct pollfd p = {.fd = serve.sock, .events = POLLIN};
+    char byte;
+
+    while (poll(&p, 1, -1) < 0) {
+        if (errno != EINTR)
+            return false;
+    }
+    return recv(serve.sock, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+/* The parent would know the copy by its pidfd only. */
+static bool can_copy(void)
+{
+    siginfo_t info;
+
+    return waitid(P_PIDFD, INT_MAX, &info, WEXITED | WNOHANG) < 0 && errno == EBADF;
+}
+
+/* In the copy: what its original has and does is none of its business. */
+static void be_standby(const int pair[2], pid_t parent_pid)
+{
+    close(serve.sock);
+    close(pair[0]);
+    serve.sock = pair[1];
+    serve.net.sequence += SUCCESSOR_SEQUENCE;
+    serve.diag.sequence += SUCCESSOR_SEQUENCE;
+    if (serve.nft)
+        nft_succeed(serve.nft, SUCCESSOR_SEQUENCE);
+    if (follow_parent(parent_pid) < 0)
+        _exit(EXIT_FAILURE);
+}
+
+/* Makes a standby. True: this process is the one. Without one the agent does its work as well. */
+static bool copy_make(pid_t parent_pid)
+{
+    int pair[2], pidfd = -1, r = 0;
+    long pid, flags = COPY_FLAGS;
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+        complain(AGENT_STANDS_ALONE, -errno);
+        return false;
+    }
+    /* As fork(2) does it: no stack of its own, and the third argument is the same for all architectures. */
+    pid = CLONE_FLAGS == 0 ? syscall(SYS_clone, flags, 0L, &pidfd, 0L, 0L)
+                           : syscall(SYS_clone, 0L, flags, &pidfd, 0L, 0L);
+    if (pid == 0) {
+        be_standby(pair, parent_pid);
+        return true;
+    }
+    if (pid < 0)
+        complain(AGENT_STANDS_ALONE, -errno);
+    else
+        r = agent_serve_standby(&serve, (pid_t)pid, pair[0], pidfd);
+    if (r < 0) /* too many descriptors on their way: nobody knows it, so it ends */
+        complain(AGENT_STANDS_ALONE, r);
+    close(pair[0]);
+    close(pair[1]);
+    if (pidfd >= 0)
+        close(pidfd);
+    return false;
 }
 
 /* While files may still be opened and modules loaded. Not having it is no failure. */
@@ -275,11 +393,37 @@ static int divert_open(struct agent_serve *a, const struct agent_config *config)
     return nft_new(&a->nft, config->mark, config->mark_mask);
 }
 
+/* Most code has done its work for good: making filters, opening, naming. What is needed again comes back by
+ * itself, from memory that all processes have in common. It is most of what would be resident. */
+static int code_give_back(struct dl_phdr_info *object, size_t size, void *arg)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+
+    (void)size;
+    (void)arg;
+    for (unsigned i = 0; i < object->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &object->dlpi_phdr[i];
+        uintptr_t begin = (object->dlpi_addr + segment->p_vaddr) & ~(page - 1);
+        uintptr_t end = object->dlpi_addr + segment->p_vaddr + segment->p_memsz;
+
+        if (segment->p_type == PT_LOAD && !(segment->p_flags & PF_W))
+            (void)madvise((void *)begin, end - begin, MADV_DONTNEED); /* then it stays */
+    }
+    return 0;
+}
+
+/* A second report: it takes the first one back. */
+_Noreturn static void give_up(const struct failure *why)
+{
+    (void)agent_serve_started(&serve, why, 0);
+    _exit(EXIT_FAILURE);
+}
+
 _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t parent_pid)
 {
-    static struct agent_serve serve = {.sock = SOCK_FD, .reasons = {-1, -1}, .net = {.sysctl_fd = -1}};
     static const struct rlimit no_core = {.rlim_cur = 0, .rlim_max = 0};
     struct failure why = FAILURE_NULL;
+    const bool copies = can_copy();
     int divert_state = -ENODEV;
     int r = descriptors_keep(sock, config, &why);
 
@@ -303,13 +447,21 @@ _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t 
         _exit(EXIT_FAILURE);
     /* The parent need not wait for what follows, nor share the processor with it: not before its first
      * request, which is not read before that. */
-    (void)poll(&(struct pollfd){.fd = SOCK_FD, .events = POLLIN}, 1, -1);
+    if (!wait_for_request())
+        _exit(EXIT_SUCCESS);
     if ((r = privileges_drop(parent_pid, &why)) == 0)
-        r = filter_enter(&why);
-    if (r < 0) {
-        (void)agent_serve_started(&serve, &why, 0); /* a second report: it takes the first one back */
-        _exit(EXIT_FAILURE);
+        r = filter_enter(AGENT | COPY, &why);
+    if (r < 0)
+        give_up(&why);
+    if (!copies)
+        complain(AGENT_STANDS_ALONE, -ENOSYS);
+    while (copies && copy_make(parent_pid)) {
+        if (!wait_for_request())
+            _exit(EXIT_SUCCESS);
     }
+    if (filter_enter(AGENT, &why) < 0)
+        give_up(&why);
+    (void)dl_iterate_phdr(code_give_back, NULL);
     agent_serve_run(&serve);
     _exit(EXIT_SUCCESS);
 }

@@ -4,11 +4,15 @@
  *
  * Both are one program, so the struct itself is the message: one size, one packet of a SOCK_SEQPACKET socket
  * each. Unused fields are 0. A message of another size, of an unknown type or out of bounds ends the
- * conversation: the agent exits, the parent treats it as gone. Neither side trusts the other more than that:
- * the agent lives where the guest's root might get at it.
+ * conversation: the agent exits, the parent treats it as gone and lets no other take its place. Neither side
+ * trusts the other more than that: the agent lives where the guest's root might get at it.
  *
  *   parent                       agent
- *          <- STARTED            once: it is in the namespaces and sealed, or why not (the last word then)
+ *          <- STARTED            it is in the namespaces and has what it needs of them, or why not (the last
+ *                                word then). It is not sealed yet: that follows the first request, before the
+ *                                request is read; where it fails, a second STARTED with the error is the last
+ *                                word
+ *          <- STANDBY pid        once, before it reads its first request: who takes its place when it ends
  *          <- ADDRESSES ...      the whole list in order, the last message has @final; whenever it changed
  *          <- STATE family       whenever it changed; the first list comes before the first state
  *   WANT_SOCKETS family n ->
@@ -21,10 +25,13 @@
  *          <- COMPLAINT          something for the log
  *   NESTED ->                    divert what containers behind a bridge send, too (not answered)
  *
- * STARTED comes with the netlink socket that owns the nft table, if there is one: with the parent's copy the
- * table outlives an agent that is killed. A parent that is permitted to changes the table itself, through
- * that copy, and then never asks for it (DIVERT without an element, UNDIVERT, NESTED): only one of the two
- * may use the socket, which has one queue of answers.
+ * STANDBY comes with two descriptors: the parent's end of the standby's own pair, and its pidfd. A standby is
+ * spoken to as an agent that has sent STARTED: the first request is what it waits for.
+ *
+ * STARTED without an error comes with the netlink socket that owns the nft table, if there is one: with the
+ * parent's copy the table outlives an agent that is killed. A parent that is permitted to changes the table
+ * itself, through that copy, and then never asks for it (DIVERT without an element, UNDIVERT, NESTED): only
+ * one of the two may use the socket, which has one queue of answers.
  */
 #pragma once
 
@@ -55,12 +62,14 @@ enum message_type {
     MESSAGE_UNDIVERT,
     MESSAGE_NESTED,
     MESSAGE_COMPLAINT,
+    MESSAGE_STANDBY,
 };
 
 enum agent_complaint {                      /* of COMPLAINT, in @count */
                        AGENT_MADE_CALL = 1, /* @result: a system call that its filter forbids; it has ended */
                        AGENT_SEES_FILES, /* @result: a negative errno; it goes on with nothing but the filter
                                             before the files */
+                       AGENT_STANDS_ALONE, /* @result: a negative errno; there is no standby */
 };
 
 /* Compared with memcmp(): the rest of an IPv4 address is 0. */
@@ -79,7 +88,7 @@ struct agent_message {
     uint16_t first;   /* ADDRESSES: place of the first in the list */
     uint16_t final;   /* ADDRESSES: 1: the list is complete */
     int32_t result; /* STARTED: 0 or a negative errno; a second one is a failure after the first; STATE: enum
-                       agent_reason */
+                       agent_reason; STANDBY: its process id, for people */
     union {
         struct agent_address addresses[ADDRESSES_PER_MESSAGE];
         struct {

@@ -5,8 +5,8 @@
  * Notices are only a reason to look at everything again, COALESCE_MS apart and never for more than a tenth of
  * the time, because the guest may make as many as it likes. Sending to the parent may wait: there is nothing
  * else to do, and the parent never waits for us. End of the socket is the end, whether the parent has closed
- * it or was killed: the rules are removed. What is left when we are killed ourselves is harmless and
- * recognised by the next run.
+ * it or was killed: the rules are removed. What is left when we are killed ourselves our successor takes
+ * over (agent_process.c); without one it is harmless, and recognised by the next run.
  */
 #include "fwd/agent_serve.h"
 
@@ -60,13 +60,21 @@ int agent_serve_started(const struct agent_serve *a, const struct failure *why, 
     struct agent_message m = {.type = MESSAGE_STARTED,
                               .result = why->code,
                               .count = (uint16_t)-divert_state}; /* positive, so that it fits */
-    int fd = a->nft ? nft_fd(a->nft) : -1;
+    int fd = a->nft && why->code == 0 ? nft_fd(a->nft) : -1;
 
     if (why->code < 0) {
         memcpy(m.sentence.what, why->what, sizeof(m.sentence.what));
         memcpy(m.sentence.hint, why->hint, sizeof(m.sentence.hint));
     }
     return send_message(a, &m, &fd, fd >= 0);
+}
+
+int agent_serve_standby(const struct agent_serve *a, pid_t pid, int sock, int pidfd)
+{
+    const struct agent_message m = {.type = MESSAGE_STANDBY, .result = pid};
+    const int fds[] = {sock, pidfd};
+
+    return send_message(a, &m, fds, ARRAY_SIZE(fds));
 }
 
 static int send_addresses(const struct agent_serve *a)

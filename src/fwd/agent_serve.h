@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * agent_serve.h - what the nsagent does for the rest of its life, once it is in the namespaces and sealed
+ * agent_serve.h - what the nsagent does for the rest of its life, once it is in the namespaces
  *
- * The agent's only thread. agent_process.c sets it up; the messages are in agent_protocol.h. The parent is
- * believed no more than the protocol says: a request that breaks its rules ends the conversation.
+ * The agent's only thread. agent_process.c sets it up, and seals it before it reads its first request; the
+ * messages are in agent_protocol.h. The parent is believed no more than the protocol says: a request that
+ * breaks its rules ends the conversation.
  */
 #pragma once
 
@@ -21,8 +22,11 @@ struct agent_serve {
     int64_t look_ns;             /* not before */
 };
 
-/* The first message. @divert_state: 0 or a negative errno. 0 or a negative errno. */
+/* The first message, and the last one of an agent that cannot be sealed. @divert_state: 0 or a negative
+ * errno. 0 or a negative errno. */
 int agent_serve_started(const struct agent_serve *a, const struct failure *why, int divert_state);
+/* Who takes its place: the parent gets copies of both descriptors. 0 or a negative errno. */
+int agent_serve_standby(const struct agent_serve *a, pid_t pid, int sock, int pidfd);
 /* Answers one request, if there is one. 0, or a negative errno: the conversation has ended. */
 int agent_serve_request(struct agent_serve *a);
 /* Looks at everything and says what has changed. 0, or a negative errno: the conversation has ended. */

@@ -19,6 +19,10 @@
  * Where this process is permitted to, it builds the guest's side itself from a socket of the stock
  * (agent_divert_now()), which saves two wake-ups; otherwise the agent does.
  *
+ * When the agent has ended and its standby has taken over, what is BUILDING is asked for once more: its SYN
+ * is not given to libslirp, because the element may be there already and would lead the rest of its packets
+ * astray.
+ *
  * While a connection is CONNECTING or BUILDING the guest's repeated SYNs are swallowed: the answer is on its
  * way.
  *
@@ -95,6 +99,7 @@ struct entry {
     struct link connecting;            /* CONNECTING, once that takes time: in divert.connecting */
     int64_t since_ns;                  /* ditto */
     int64_t until_ns;                  /* LINGER, SLIRP */
+    uint32_t agent;                    /* BUILDING: agent_generation() of who has been asked */
     uint32_t isn;                      /* BUILDING, OPEN: ours */
     struct repair_spec spec;           /* BUILDING, OPEN */
     struct syn syn;                    /* CONNECTING, BUILDING, OPEN */
@@ -118,6 +123,7 @@ struct divert {
     uint32_t n_connecting OWNED_BY(role_fwd);
     uint32_t connecting_max; /* fixed */
     uint32_t generation OWNED_BY(role_fwd);
+    uint32_t agent OWNED_BY(role_fwd); /* agent_generation() of the one that all have been asked */
     int64_t sweep_ns OWNED_BY(role_fwd);
     bool nested OWNED_BY(role_fwd);
 
@@ -531,6 +537,7 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
         return;
     }
     e->state = STATE_BUILDING;
+    e->agent = agent_generation(agent);
     d->n_building++;
     if (r != -EAGAIN || (r = agent_divert(agent, id_of(d, e), &e->spec)) < 0)
         give_to_slirp(d, e, build_reason(r));
@@ -582,6 +589,43 @@ static void agent_gone(struct divert *d) RUNS_ON(role_fwd)
             give_to_slirp(d, e, COUNTER_divert_fallback_no_agent);
         }
     }
+}
+
+/* The next one has taken over. False: it has not heard all of it yet. */
+static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
+{
+    uint32_t generation = agent_generation(agent);
+
+    for (uint32_t i = 0; i < ENTRIES && d->n_building > 0; i++) {
+        struct entry *e = d->entries[i];
+        int r;
+
+        if (!e || e->state != STATE_BUILDING || e->agent == generation)
+            continue;
+        r = agent_divert(agent, id_of(d, e), &e->spec);
+        if (r == -EAGAIN)
+            return false;
+        e->agent = generation;
+        if (r < 0) {
+            (void)undivert(d, e); /* the former one may have added it */
+            give_to_slirp(d, e, build_reason(r));
+        }
+    }
+    d->agent = generation;
+    d->nested = false; /* the former one may not have heard of it */
+    return true;
+}
+
+/* For how many ms the worker may sleep. */
+static int follow_agent(struct divert *d) RUNS_ON(role_fwd)
+{
+    struct agent *agent = workers_agent(d->config.workers);
+
+    if (agent_is_gone(agent))
+        agent_gone(d);
+    else if (agent_generation(agent) != d->agent && !ask_again(d, agent))
+        return AGENT_BUSY_MS;
+    return -1;
 }
 
 /* ---- flows ---- */
@@ -803,6 +847,7 @@ static int on_turn(void *arg)
 {
     struct divert *d = arg;
     int64_t now_ns = 0;
+    int busy_ms, sleep_ms;
 
     role_assert(&role_fwd);
     for (;;) {
@@ -822,8 +867,7 @@ static int on_turn(void *arg)
         handle_syn(d, &s);
     }
     take_ended(d);
-    if (d->n_building > 0 && agent_is_gone(workers_agent(d->config.workers)))
-        agent_gone(d);
+    busy_ms = follow_agent(d);
     if (atomic_exchange_explicit(&d->leaked, false, memory_order_relaxed)) { /* see divert_take() */
         struct agent *agent = workers_agent(d->config.workers);
 
@@ -839,7 +883,8 @@ static int on_turn(void *arg)
     }
     if (atomic_load_explicit(&d->n_open, memory_order_relaxed) == 0) /* only this role changes it */
         agent_divert_end(workers_agent(d->config.workers));
-    return d->n_waiting == 0 ? -1 : (int)((d->sweep_ns - now_ns) / NS_PER_MS) + 1;
+    sleep_ms = d->n_waiting == 0 ? -1 : (int)((d->sweep_ns - now_ns) / NS_PER_MS) + 1;
+    return busy_ms < 0 || (sleep_ms >= 0 && sleep_ms < busy_ms) ? sleep_ms : busy_ms;
 }
 
 static void on_event(void *arg, uint64_t value, uint32_t events)

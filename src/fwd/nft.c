@@ -549,6 +549,11 @@ int nft_join(struct nft **ret, int fd, uint32_t mark, uint32_t mark_mask)
     return 0;
 }
 
+void nft_succeed(struct nft *n, uint32_t skip)
+{
+    n->sequence += skip;
+}
+
 int nft_fd(const struct nft *n)
 {
     return mnl_socket_get_fd(n->socket);

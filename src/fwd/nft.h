@@ -39,6 +39,9 @@ struct nft *nft_free(struct nft *n);
  * mask as there. Whoever is not permitted hears -EPERM with the first change. The two must not use it at the
  * same time: answers would reach the wrong one. _free() leaves the table to the other one's copy. */
 int nft_join(struct nft **ret, int fd, uint32_t mark, uint32_t mark_mask);
+/* In a process made by clone(2): its copy is the only one in use from now on. @skip: added to the number of
+ * the next message, more than those that the former user may have sent. */
+void nft_succeed(struct nft *n, uint32_t skip);
 /* The netlink socket that owns the table: whoever has a copy of it keeps the table alive. */
 int nft_fd(const struct nft *n);
 

@@ -19,7 +19,7 @@ struct mnl_socket;
 
 struct sock_diag {
     struct mnl_socket *socket; /* NULL: there is none */
-    uint32_t sequence;
+    uint32_t sequence;         /* of the last request */
 };
 
 /* 0 or a negative errno; then sock_diag_destroy() answers -EOPNOTSUPP. */

@@ -330,14 +330,31 @@ int workers_list_flows(struct workers *w, uint64_t from, struct flow_info *rows,
 
 /* ---- the loop ---- */
 
+static int agent_watch(const struct workers *w)
+{
+    return watch(w->worker[0], EPOLL_CTL_ADD, agent_fd(w->agent), EPOLLIN, (uint64_t)TAG_AGENT << TAG_SHIFT);
+}
+
 static void agent_event(struct workers *w) RUNS_ON(role_fwd)
 {
+    const char *why = NULL;
+
     if (!w->agent || agent_read(w->agent) == 0)
         return;
     (void)watch(w->worker[0], EPOLL_CTL_DEL, agent_fd(w->agent), 0, 0);
     counter_add_shared(COUNTER_agent_lost, 1);
-    log_warning("the agent in the guest's namespace has ended: new connections take the slower path through "
-                "libslirp");
+    if (agent_restart(w->agent, &why) == 0 && agent_watch(w) < 0) {
+        why = "the next one's socket cannot be watched";
+        agent_abandon(w->agent);
+    }
+    if (!why) {
+        counter_add_shared(COUNTER_agent_restarts, 1);
+        log_warning("the agent in the guest's namespace has ended: another one takes its place");
+        return;
+    }
+    log_warning("the agent in the guest's namespace has ended, and no other takes its place (%s): new "
+                "connections take the slower path through libslirp",
+                why);
 }
 
 struct agent *workers_agent(struct workers *w)
@@ -540,9 +557,7 @@ unsigned workers_lodge(struct workers *w, const struct lodger *lodger)
 
 int workers_start(struct workers *w, struct failure *why) TSA(no_thread_safety_analysis) /* they start here */
 {
-    int r = w->agent && !agent_is_gone(w->agent) ? watch(w->worker[0], EPOLL_CTL_ADD, agent_fd(w->agent),
-                                                         EPOLLIN, (uint64_t)TAG_AGENT << TAG_SHIFT)
-                                                 : 0;
+    int r = w->agent && !agent_is_gone(w->agent) ? agent_watch(w) : 0;
 
     if (r < 0)
         return failure(why, r, NULL, "cannot watch the agent");

@@ -259,6 +259,26 @@ class Slirp:
                 os.close(fd)
         self.ready_fd = self.exit_fd = None
 
+    def agents(self) -> list[int]:
+        """Its nsagents that have not ended: the one at work, then its standby, which is always younger."""
+        found = []
+        for pid in run(["pgrep", "-P", str(self.pid), "-x", "nsagent"]).stdout.split():
+            try:
+                fields = pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()
+            except OSError:
+                continue  # ended meanwhile
+            if fields[0] not in "ZX":
+                found.append((int(fields[19]), int(pid)))
+        return [pid for _, pid in sorted(found)]
+
+    def kill_agents(self) -> None:
+        """Both of them, so that none takes over."""
+        wait_for("the standby", lambda: len(self.agents()) == 2)
+        agent, standby = self.agents()
+        os.kill(standby, signal.SIGKILL)
+        wait_for("the standby is dead", lambda: self.agents() == [agent])
+        os.kill(agent, signal.SIGKILL)
+
     def threads(self) -> list[int]:
         """Its own; ThreadSanitizer's one is made before main() and has no other name than the program's."""
         tids = [int(t) for t in os.listdir(f"/proc/{self.pid}/task")]

@@ -18,7 +18,8 @@ POSSIBLE = platform.machine() == "x86_64"
 
 SYSCALLS = {"mprotect": 10, "rt_sigaction": 13, "sched_yield": 24, "socket": 41, "clone": 56, "execve": 59,
             "kill": 62, "ptrace": 101, "mount": 165, "openat": 257, "setns": 308, "io_uring_setup": 425, "clone3": 435,
-            "fcntl": 72, "ioctl": 16, "prctl": 157, "landlock_create_ruleset": 444}
+            "fcntl": 72, "ioctl": 16, "prctl": 157, "pidfd_send_signal": 424,
+            "landlock_create_ruleset": 444}
 
 ATTACH, DETACH, PEEKUSER, POKEUSER, SYSCALL, SETOPTIONS = 16, 17, 3, 6, 24, 0x4200
 ORIG_RAX, RAX, RSP = 15 * 8, 10 * 8, 19 * 8

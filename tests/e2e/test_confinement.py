@@ -36,12 +36,14 @@ def thread(slirp, name):
 AT_FDCWD, PROT_EXEC, F_SETOWN, TUNSETIFF = -100, 4, 8, 0x400454CA
 AF_UNIX, AF_INET, AF_NETLINK, AF_PACKET, SOCK_STREAM, SOCK_RAW = 1, 2, 16, 17, 1, 3
 CLONE_NEWUSER = 0x10000000
+COPY_FLAGS = 0x8000 | 0x1000 | signal.SIGCHLD  # CLONE_PARENT | CLONE_PIDFD: how a standby is made
 
 # Thread, what it is made to call. Builds with sanitizers allow some of it.
 FORBIDDEN = [
     ("main", ("execve", 0, 0, 0)),
     ("main", ("openat", AT_FDCWD, 0, os.O_WRONLY)),
     ("main", ("kill", 1, 0)),
+    ("main", ("pidfd_send_signal", 0, signal.SIGTERM)),
     ("slirp", ("openat", AT_FDCWD, 0, os.O_RDWR)),
     ("slirp", ("socket", AF_PACKET, SOCK_RAW, 0)),
     ("slirp", ("mprotect", 0, 4096, PROT_EXEC)),
@@ -205,13 +207,13 @@ def test_a_changed_resolv_conf_is_read_by_a_confined_thread(world):
 # ---- nsagent ----
 
 def agent(slirp):
-    found = run(["pgrep", "-P", str(slirp.pid), "-x", "nsagent"]).stdout.split()
-    assert len(found) == 1, found
-    pid = int(found[0])
+    """The one at work, which has its standby, and two filters."""
+    wait_for("the standby", lambda: len(slirp.agents()) == 2)
+    pid = slirp.agents()[0]
 
     def sealed():
         text = pathlib.Path(f"/proc/{pid}/status").read_text()
-        return SANITIZER or re.search(r"^Seccomp:\s*2", text, re.M)
+        return SANITIZER or re.search(r"^Seccomp_filters:\s*2", text, re.M)
 
     wait_for("the agent is sealed", sealed)
     return pid
@@ -220,24 +222,28 @@ def agent(slirp):
 @pytest.mark.skipif(IN_USERNS or os.geteuid() != 0, reason="only root may look into the agent")
 def test_the_agent_has_an_empty_file_system_and_one_capability(world):
     slirp = world.start(api=True)
-    pid = agent(slirp)
-    assert os.listdir(f"/proc/{pid}/root/") == []
-    mounts = pathlib.Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
-    assert len(mounts) == 1 and mounts[0].split()[5].startswith("ro,"), mounts
-    status = dict(re.findall(r"^(\w+):\s*(.*)$", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M))
-    assert status["CapPrm"] == status["CapEff"] == f"{1 << 12:016x}" and status["CapInh"] == "0" * 16
-    assert status["NoNewPrivs"] == "1"
+    agent(slirp)
+    for pid in slirp.agents():
+        assert os.listdir(f"/proc/{pid}/root/") == []
+        mounts = pathlib.Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+        assert len(mounts) == 1 and mounts[0].split()[5].startswith("ro,"), mounts
+        status = dict(re.findall(r"^(\w+):\s*(.*)$", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M))
+        assert status["CapPrm"] == status["CapEff"] == f"{1 << 12:016x}" and status["CapInh"] == "0" * 16
+        assert status["NoNewPrivs"] == "1"
+        assert SANITIZER or status["Seccomp"] == "2"
     assert "nsagent has neither" not in slirp.err()
 
 
 @injectable
 @pytest.mark.skipif(bool(SANITIZER), reason="the agent has no filter then")
 @pytest.mark.parametrize("what", [("openat", AT_FDCWD, 0, os.O_RDONLY), ("socket", AF_NETLINK, SOCK_RAW, 0),
-                                  ("execve", 0, 0, 0)], ids=lambda what: what[0])
+                                  ("execve", 0, 0, 0), ("clone", COPY_FLAGS, 0, 0)], ids=lambda what: what[0])
 def test_a_forbidden_call_of_the_agent_ends_it_and_is_named(world, what):
     slirp = world.start("--enable-seccomp", "--enable-sandbox", api=True)
     inject.call(agent(slirp), *what)
     line = f"seccomp: nsagent made the system call {what[0]} ({inject.SYSCALLS[what[0]]}), which it never needs"
     wait_for("the line", lambda: line in slirp.err())
+    wait_for("it has no successor", lambda: "no other takes its place (it broke a rule)" in slirp.err())
+    wait_for("its standby ends, too", lambda: not slirp.agents())
     assert slirp.process.poll() is None
     assert world.guest.run("ping", "-c1", "-W3", GATEWAY4).returncode == 0

@@ -15,9 +15,7 @@ pytestmark = [pytest.mark.extension,
 
 
 def agent_pid(slirp):
-    children = subprocess.run(["pgrep", "-P", str(slirp.pid), "-x", "nsagent"], capture_output=True, text=True,
-                              check=False).stdout.split()
-    return int(children[0]) if children else None
+    return next(iter(slirp.agents()), None)
 
 
 def entry(slirp):
@@ -123,12 +121,12 @@ def test_without_the_agent_new_connections_go_through_libslirp(world):
     held = world.remote.begin("client", "hold", HOST4, 8080, "203.0.113.9", 0)
     held.event("held")
     assert entry(slirp)["path"] == "splice"
-    os.kill(agent_pid(slirp), 9)
+    slirp.kill_agents()
     wait_for("the end of the agent is noticed", lambda: slirp.api("stats")["return"]["agent_lost"] == 1)
     r = world.remote.client("echo", HOST4, 8080, "hello")
     assert r["reply"] == "hello"
     assert entry(slirp)["path"] == "slirp"
-    assert "agent" in slirp.err()
+    assert "no other takes its place" in slirp.err()
     held.process.send_signal(10)  # SIGUSR1: send something and read it back
     assert held.event("alive")["ok"]
 
@@ -218,20 +216,20 @@ def test_nothing_is_left_in_the_guest(world):
     slirp = world.start(api=True)
     world.guest.ip("link add keep0 type bridge")
     wait_for("rules are there", lambda: len(world.guest.run("ip", "rule").stdout.splitlines()) > 3)
-    pid = agent_pid(slirp)
+    pids = slirp.agents()
     slirp.stop()
     wait_for("rules are gone", lambda: len(world.guest.run("ip", "rule").stdout.splitlines()) == 3)
-    assert not os.path.exists(f"/proc/{pid}")
+    assert pids and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     assert world.guest.run("ip", "route", "show", "table", "all").stdout.count("local default") == 0
 
 
 def test_the_agent_dies_with_its_parent(world):
     slirp = world.start(api=True)
-    pid = agent_pid(slirp)
-    assert pid
+    wait_for("the standby", lambda: len(slirp.agents()) == 2)
+    pids = slirp.agents()
     slirp.process.kill()
     slirp.wait()
-    wait_for("the agent is gone", lambda: not os.path.exists(f"/proc/{pid}"))
+    wait_for("the agent and its standby are gone", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
 
 
 def test_the_agent_is_confined(world):

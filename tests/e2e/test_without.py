@@ -10,7 +10,7 @@ import pytest
 from harness import GATEWAY4, HOST4, PROGRAM_ARGS, REMOTE4, wait_for
 from test_divert import start as start_diverting
 from test_divert import stats
-from test_splice import agent_pid, entry, raise_limit
+from test_splice import entry, raise_limit
 
 OFF = "--divert=off" in PROGRAM_ARGS or "--no-splice" in PROGRAM_ARGS
 pytestmark = [pytest.mark.extension, pytest.mark.skipif(OFF, reason="switched off by $SLIRP4NETNS_ARGS")]
@@ -151,7 +151,7 @@ def test_of_many_connections_none_is_lost(world):
 
 def test_a_lost_agent_is_said_and_counted(world):
     slirp = start_diverting(world)
-    os.kill(agent_pid(slirp), 9)
+    slirp.kill_agents()
     wait_for("it is noticed", lambda: stats(slirp)["agent_lost"] == 1)
     out_works(world)
     world.host.peer("tcp_echo", "127.0.0.1", 7001)

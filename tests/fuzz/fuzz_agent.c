@@ -4,14 +4,17 @@
  *
  * Input: steps. Some are messages of the agent's, well-formed or not, with any number of descriptors; the
  * others are what a worker does with its agent. The process is not there: fork(2) is replaced, and this
- * target has the other end of the socket pair. What agent.h promises must hold whatever the agent says:
- * sockets in the stock are bounded, every descriptor that came has one owner, and the first nonsense is the
- * end.
+ * target has the other end of the socket pair, and those of the standbys it tells of. What agent.h promises
+ * must hold whatever the agent says: sockets in the stock are bounded, every descriptor that came has one
+ * owner, the first nonsense is the end, no process is signalled that is no child, and what a former agent has
+ * said or was asked for is not the next one's.
  */
+#include "fwd/agent_child.h"
 #include "fwd/agent_protocol.h"
 
 #include "fds.h"
 
+#include "base/cleanup.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -19,7 +22,6 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 enum { STEPS_MAX = 200, PID = 0x3fffffff, IDS = 8 };
@@ -30,10 +32,13 @@ enum step {
     STEP_ADDRESSES,
     STEP_SOCKETS,
     STEP_DIVERTED,
+    STEP_STANDBY,
+    STEP_END,    /* it closes its end */
     STEP_ANSWER, /* what has been asked for, as an honest agent would */
     STEP_FIELDS, /* every field from the input */
     STEP_BYTES,  /* any bytes, any size */
     STEP_READ,   /* from here on: the worker */
+    STEP_RESTART,
     STEP_TAKE,
     STEP_REACH,
     STEP_DIVERT,
@@ -48,47 +53,63 @@ static const struct seed seeds[] = {
          "\x01\x01\x01\x00\x02\x0a\x00\x02\x64"
          "\x00\x00\x00"
          "\x00\x01\x00"
-         "\x07"
-         "\x04\x00"
-         "\x07"
-         "\x08\x00"
-         "\x09\x00\x0a\x00\x02\x64"),
+         "\x09"
+         "\x06\x00"
+         "\x09"
+         "\x0b\x00"
+         "\x0c\x00\x0a\x00\x02\x64"),
     /* started; ready; outbound connections: asked for, answered, an answer without a socket, an unknown id */
     SEED("\x00\x00\x00"
          "\x00\x00\x00"
-         "\x0a\x00\x03"
+         "\x0d\x00\x03"
          "\x03\x03\x00\x01"
-         "\x07"
-         "\x0a\x01\x04"
+         "\x09"
+         "\x0d\x01\x04"
          "\x03\x04\x05\x00"
-         "\x07"
-         "\x0b\x05"
-         "\x0c"),
+         "\x09"
+         "\x0e\x05"
+         "\x0f"),
+    /* started; a standby; ready; gone; the standby takes over and has one of its own; ready; gone */
+    SEED("\x00\x00\x00"
+         "\x04\x09\x00\x00"
+         "\x00\x00\x00"
+         "\x05\x09\x0a"
+         "\x04\x08\x00\x00"
+         "\x00\x00\x00"
+         "\x09\x0b\x00\x05\x09\x0a"),
+    /* a standby that is no child; one without a process; two of them */
+    SEED("\x00\x00\x00"
+         "\x04\x09\x01\x00\x09\x0a"),
+    SEED("\x00\x00\x00"
+         "\x04\x00\x00\x00\x09\x0a"),
+    SEED("\x00\x00\x00"
+         "\x04\x09\x00\x00\x04\x09\x00\x00\x09\x0a"),
     /* not started, with a sentence */
     SEED("\x01\xff\xf0no place for it"),
     /* too many descriptors, a list out of order, half a message */
     SEED("\x00\x00\x00"
          "\x00\x00\x00"
-         "\x07"
+         "\x09"
          "\x02\x00\x10\x10\x10"
-         "\x07"),
+         "\x09"),
     SEED("\x00\x00\x00"
          "\x01\x02\x00\x04"
-         "\x07"),
+         "\x09"),
     SEED("\x00\x00\x00"
-         "\x06\x10half a message"
-         "\x07"),
+         "\x08\x10half a message"
+         "\x09"),
 };
 
 /* ---- what the program would call ---- */
 
-static int agent_end = -1; /* the agent's end of the pair */
+static int agent_end = -1;   /* the agent's end of the pair; -1: it has closed it */
+static int standby_end = -1; /* the same of the standby that was introduced last */
+static bool is_child;        /* what the kernel would say of a pidfd */
 static int null_fd = -1;
 static bool joined;
 
 int fuzz_socketpair(int domain, int type, int protocol, int pair[2]);
 pid_t fuzz_fork(void);
-pid_t fuzz_waitpid(pid_t pid, int *status, int options);
 
 int fuzz_socketpair(int domain, int type, int protocol, int pair[2])
 {
@@ -104,12 +125,44 @@ pid_t fuzz_fork(void)
     return PID;
 }
 
-pid_t fuzz_waitpid(pid_t pid, int *status, int options)
+void agent_child_hold(struct agent_child *c)
 {
-    (void)status;
-    (void)options;
-    CHECK(pid == PID);
-    return pid;
+    CHECK(c->pid == PID && c->pidfd == -1);
+}
+
+bool agent_child_is_ours(int pidfd)
+{
+    CHECK(fcntl(pidfd, F_GETFD) == FD_CLOEXEC);
+    return is_child;
+}
+
+void agent_child_kill(const struct agent_child *c)
+{
+    CHECK(c->pid >= 0 && (c->pid == PID || c->pid == 0 || c->pidfd >= 0));
+}
+
+bool agent_child_reap(const struct agent_child *c)
+{
+    CHECK(c->pid == PID || c->pid == 0 || c->pidfd >= 0);
+    return true;
+}
+
+bool agent_child_wait(const struct agent_child *c, int ms)
+{
+    CHECK(ms > 0);
+    return agent_child_reap(c);
+}
+
+void agent_child_hang_up(struct agent_child *c)
+{
+    closep(&c->fd);
+}
+
+void agent_child_close(struct agent_child *c)
+{
+    closep(&c->fd);
+    closep(&c->pidfd);
+    c->pid = 0;
 }
 
 void agent_process(int sock, const struct agent_config *config, pid_t parent_pid)
@@ -170,11 +223,11 @@ int repair_connect_socket(int fd, const struct repair_spec *spec)
 
 /* ---- the agent ---- */
 
-static uint32_t asked[AGENT_FAMILIES]; /* sockets, and not answered yet */
+static uint32_t asked[AGENT_FAMILIES]; /* sockets, and not answered yet, of this agent */
 static uint32_t n_taken;               /* sockets that the worker has been given, all families */
 static uint32_t n_given;               /* descriptors that were sent in good messages, sockets and others */
 
-static void say(const void *data, size_t size, uint32_t n_fds)
+static void say_with(const void *data, size_t size, const int *others, uint32_t n_others, uint32_t n_fds)
 {
     union {
         char buffer[CMSG_SPACE(2 * SOCKETS_PER_MESSAGE * sizeof(int))];
@@ -189,7 +242,7 @@ static void say(const void *data, size_t size, uint32_t n_fds)
         int fds[2 * SOCKETS_PER_MESSAGE];
 
         for (uint32_t i = 0; i < n_fds; i++)
-            fds[i] = null_fd;
+            fds[i] = i < n_others ? others[i] : null_fd;
         msg.msg_control = control.buffer;
         msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
         cmsg = CMSG_FIRSTHDR(&msg);
@@ -200,6 +253,28 @@ static void say(const void *data, size_t size, uint32_t n_fds)
     }
     if (sendmsg(agent_end, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) /* full, or closed: it is not heard */
         n_given += n_fds;
+}
+
+static void say(const void *data, size_t size, uint32_t n_fds)
+{
+    say_with(data, size, NULL, 0, n_fds);
+}
+
+/* With a conversation of its own, whose other end becomes agent_end when it takes over. */
+static void introduce(struct agent_message *m, struct input *in)
+{
+    uint32_t n_fds;
+    int pair[2];
+
+    m->type = MESSAGE_STANDBY;
+    m->result = (int8_t)input_u8(in);
+    is_child = input_u8(in) % 2 == 0;
+    n_fds = (2 + input_u8(in)) % 4;
+    CHECK(syscall(SYS_socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
+    say_with(m, sizeof(*m), pair, 1, n_fds);
+    close(pair[0]);
+    closep(&standby_end);
+    standby_end = pair[1];
 }
 
 /* What the program says must be a message of the protocol, and within its bounds. */
@@ -242,7 +317,7 @@ static void say_fields(struct agent_message *m, struct input *in)
 {
     uint32_t n_fds = input_u8(in);
 
-    m->type = input_u8(in) % (MESSAGE_NESTED + 2);
+    m->type = input_u8(in) % (MESSAGE_STANDBY + 2);
     m->family = input_family(in);
     m->count = input_u8(in);
     m->settled = input_u8(in);
@@ -299,6 +374,12 @@ static void agent_step(enum step step, struct input *in)
         m.result = (int8_t)input_u8(in);
         n_fds = input_u8(in) % 3;
         break;
+    case STEP_STANDBY:
+        introduce(&m, in);
+        return;
+    case STEP_END:
+        closep(&agent_end);
+        return;
     case STEP_ANSWER:
         answer(&m, input_u8(in) % AGENT_FAMILIES);
         return;
@@ -339,6 +420,25 @@ static void input_address(struct input *in, union address *ret)
         (void)input_bytes(in, &ret->in6.sin6_addr, 4);
 }
 
+static void restart(struct agent *a) RUNS_ON(role_fwd)
+{
+    uint32_t generation = agent_generation(a);
+    const char *why = NULL;
+    int r = agent_restart(a, &why);
+
+    CHECK(r == 0 || r == -EPIPE);
+    CHECK(agent_is_gone(a) == (r < 0) && (why != NULL) == (r < 0));
+    CHECK(agent_generation(a) == generation + (r == 0));
+    if (r < 0)
+        return;
+    CHECK(!agent_has_standby(a));
+    for (int i = 0; i < AGENT_FAMILIES; i++)
+        CHECK(agent_family_state(a, family_of(i)) == AGENT_NOT_YET);
+    closep(&agent_end);
+    agent_end = steal_fd(&standby_end);
+    memset(asked, 0, sizeof(asked));
+}
+
 static void worker_step(enum step step, struct agent *a, struct input *in) RUNS_ON(role_fwd)
 {
     struct repair_spec spec = {.mss = 1460};
@@ -353,6 +453,10 @@ static void worker_step(enum step step, struct agent *a, struct input *in) RUNS_
         r = agent_read(a);
         CHECK(r == 0 || r == -EPIPE);
         CHECK(agent_is_gone(a) == (r == -EPIPE));
+        break;
+    case STEP_RESTART:
+        if (gone)
+            restart(a);
         break;
     case STEP_TAKE:
         fd = agent_take_socket(a, input_family(in));
@@ -442,6 +546,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fds_look(&before);
     memset(asked, 0, sizeof(asked));
     n_taken = n_given = 0;
+    is_child = true;
     CHECK(agent_start(&a, &config, &why) == 0 && agent_pid(a) == PID);
     agent_on_diverted(a, on_diverted, NULL);
     first = input_u8(&in);
@@ -461,7 +566,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         CHECK(strlen(failure_text(&why, text, sizeof(text))) < sizeof(text));
     }
     agent_free(a);
-    close(agent_end);
+    closep(&agent_end);
+    closep(&standby_end);
     fds_check(&before);
     return 0;
 }

@@ -164,7 +164,6 @@ int nft_nested(struct nft *n, bool on)
 
 int fuzz_socketpair(int domain, int type, int protocol, int pair[2]);
 pid_t fuzz_fork(void);
-pid_t fuzz_waitpid(pid_t pid, int *status, int options);
 
 int fuzz_socketpair(int domain, int type, int protocol, int pair[2])
 {
@@ -221,14 +220,6 @@ pid_t fuzz_fork(void)
         (void)say(&state, NULL, 0);
     }
     return PID;
-}
-
-pid_t fuzz_waitpid(pid_t pid, int *status, int options)
-{
-    (void)status;
-    (void)options;
-    CHECK(pid == PID);
-    return pid;
 }
 
 void agent_process(int sock, const struct agent_config *config, pid_t parent_pid)

@@ -812,28 +812,120 @@ static void test_the_stock_is_refilled(void **state)
     agent_free(a);
 }
 
-static void test_killed_agent_is_noticed(void **state)
+static void status_line(pid_t pid, const char *name, char *ret, size_t size)
 {
-    union address address;
+    char path[64], line[256];
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/%d/status", pid);
+    file = fopen(path, "re");
+    assert_non_null(file);
+    ret[0] = '\0';
+    while (fgets(line, sizeof(line), file)) {
+        if (strncmp(line, name, strlen(name)) == 0 && line[strlen(name)] == ':')
+            snprintf(ret, size, "%.*s", (int)size - 1, line + strlen(name) + 2);
+    }
+    fclose(file);
+    ret[strcspn(ret, "\n")] = '\0';
+}
+
+static void wait_standby(struct agent *a) RUNS_ON(role_fwd)
+{
+    int64_t deadline_ns = clock_monotonic_ns() + WAIT_MS * NS_PER_MS;
+
+    while (!agent_has_standby(a)) {
+        assert_true(clock_monotonic_ns() < deadline_ns);
+        assert_true(listen_to(a, deadline_ns));
+    }
+}
+
+/* Of this process: the ids of those that have not ended, at most two. */
+static int children(pid_t pids[2])
+{
+    char path[64], line[256] = "", *at = line;
+    FILE *file;
+    int n = 0;
+
+    snprintf(path, sizeof(path), "/proc/self/task/%d/children", getpid());
+    file = fopen(path, "re");
+    assert_non_null(file);
+    if (!fgets(line, sizeof(line), file))
+        line[0] = '\0';
+    fclose(file);
+    for (;;) {
+        char state[64], *end;
+        long pid = strtol(at, &end, 10);
+
+        if (end == at)
+            return n;
+        at = end;
+        status_line((pid_t)pid, "State", state, sizeof(state));
+        if (pid == guest.pid || state[0] == 'Z' || state[0] == 'X' || state[0] == '\0')
+            continue;
+        assert_in_range(n, 0, 1);
+        pids[n++] = (pid_t)pid;
+    }
+}
+
+/* The agent's end is seen, and its successor is at work. */
+static void succeed(struct agent *a) RUNS_ON(role_fwd)
+{
+    uint32_t generation = agent_generation(a);
+    pid_t pid = agent_pid(a);
+    const char *why = NULL;
+
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    wait_gone(a);
+    assert_int_equal(agent_restart(a, &why), 0);
+    assert_null(why);
+    assert_int_equal(agent_generation(a), generation + 1);
+    assert_int_not_equal(agent_pid(a), pid);
+    assert_false(agent_is_gone(a));
+    for (int i = 0; i < 2; i++) /* what the former one has said does not count */
+        assert_int_equal(agent_family_state(a, i == 0 ? AF_INET : AF_INET6), AGENT_NOT_YET);
+    wait_standby(a);
+}
+
+static void test_a_standby_takes_over(void **state)
+{
+    union address address, address6;
     struct agent *a;
+    pid_t pids[2];
+    char value[128];
 
     (void)state;
     NEED_GUEST();
     address = address_of(AF_INET, "10.0.2.100", 0);
+    address6 = address_of(AF_INET6, "fd00::100", 0);
+    assert_int_equal(in_guest(count_inside, NULL), 0);
     a = start();
     role_enter(&role_fwd);
     wait_reason(a, &address, AGENT_READY);
-    close(take(a, AF_INET));
-    assert_int_equal(kill(agent_pid(a), SIGKILL), 0);
-    wait_gone(a);
-    assert_int_equal(agent_read(a), -EPIPE);
-    assert_int_equal(agent_can_reach(a, &address), AGENT_NO_AGENT);
-    assert_int_equal(agent_take_socket(a, AF_INET), -EPIPE);
-    assert_false(agent_is_local(a, &address));
+    wait_reason(a, &address6, AGENT_READY);
+    for (int i = 0; i < 3; i++) {          /* each of them a copy of the one before */
+        assert_true(agent_has_standby(a)); /* told of before anything else */
+        succeed(a);
+        connects_as(a, AF_INET, "203.0.113.9", "10.0.2.100");
+        connects_as(a, AF_INET6, "2001:db8::9", "fd00::100");
+        assert_int_equal(children(pids), 2); /* whose place was taken is reaped */
+    }
+    for (int i = 0; i < 2; i++) { /* confined like the first one */
+        status_line(pids[i], "Name", value, sizeof(value));
+        assert_string_equal(value, "nsagent");
+        status_line(pids[i], "CapEff", value, sizeof(value));
+        assert_string_equal(value, "0000000000001000"); /* CAP_NET_ADMIN */
+        status_line(pids[i], "NoNewPrivs", value, sizeof(value));
+        assert_string_equal(value, "1");
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
+        status_line(pids[i], "Seccomp", value, sizeof(value));
+        assert_string_equal(value, "2");
+#endif
+    }
     role_leave(&role_fwd);
-    agent_free(a);
-    /* Nobody could remove these; the next test's agent takes them as its own. */
     assert_int_equal(in_guest(count_inside, NULL), ALL_OF_IT);
+    agent_free(a);
+    assert_int_equal(in_guest(count_inside, NULL), 0); /* what the first one has added */
+    assert_int_equal(children(pids), 0);
 }
 
 static int remove_inside(const void *arg)
@@ -860,6 +952,84 @@ static int remove_inside(const void *arg)
             return 1;
     }
     return 0;
+}
+
+/* A guest that kills its agent again and again. */
+static void test_too_many_deaths_are_the_end(void **state)
+{
+    const char *why = NULL;
+    pid_t pids[2];
+    struct agent *a;
+
+    (void)state;
+    NEED_GUEST();
+    a = start();
+    role_enter(&role_fwd);
+    wait_standby(a);
+    for (int i = 0; i < AGENT_DEATHS_MAX; i++)
+        succeed(a);
+    assert_int_equal(kill(agent_pid(a), SIGKILL), 0);
+    wait_gone(a);
+    assert_int_equal(agent_restart(a, &why), -EPIPE);
+    assert_non_null(strstr(why, "too many"));
+    assert_true(agent_is_gone(a));
+    role_leave(&role_fwd);
+    agent_free(a);
+    assert_int_equal(children(pids), 0);
+    assert_int_equal(in_guest(remove_inside, NULL), 0);
+}
+
+static void test_a_standby_that_is_dead_takes_over_nothing(void **state)
+{
+    const char *why = NULL;
+    pid_t pids[2], agent;
+    struct agent *a;
+
+    (void)state;
+    NEED_GUEST();
+    a = start();
+    role_enter(&role_fwd);
+    wait_standby(a);
+    agent = agent_pid(a);
+    assert_int_equal(children(pids), 2);
+    assert_int_equal(kill(pids[0] == agent ? pids[1] : pids[0], SIGKILL), 0);
+    assert_int_equal(kill(agent, SIGKILL), 0);
+    wait_gone(a);
+    /* Its end may not have been seen yet when it is asked. */
+    if (agent_restart(a, &why) == 0) {
+        wait_gone(a);
+        assert_int_equal(agent_restart(a, &why), -EPIPE);
+    }
+    assert_non_null(why);
+    role_leave(&role_fwd);
+    agent_free(a);
+    assert_int_equal(children(pids), 0);
+    assert_int_equal(in_guest(remove_inside, NULL), 0);
+}
+
+static void test_killed_agent_is_noticed(void **state)
+{
+    union address address;
+    struct agent *a;
+
+    (void)state;
+    NEED_GUEST();
+    address = address_of(AF_INET, "10.0.2.100", 0);
+    a = start();
+    role_enter(&role_fwd);
+    wait_reason(a, &address, AGENT_READY);
+    close(take(a, AF_INET));
+    assert_int_equal(kill(agent_pid(a), SIGKILL), 0);
+    wait_gone(a);
+    assert_int_equal(agent_read(a), -EPIPE);
+    assert_int_equal(agent_can_reach(a, &address), AGENT_NO_AGENT);
+    assert_int_equal(agent_take_socket(a, AF_INET), -EPIPE);
+    assert_false(agent_is_local(a, &address));
+    agent_abandon(a);
+    role_leave(&role_fwd);
+    agent_free(a);
+    /* Nobody could remove these; the next test's agent takes them as its own. */
+    assert_int_equal(in_guest(count_inside, NULL), ALL_OF_IT);
 }
 
 /* What an earlier run left is used, not doubled, and not ours to remove. */
@@ -956,23 +1126,6 @@ static void test_unasked_sockets_end_the_conversation(void **state)
     agent_free(a);
 }
 
-static void status_line(pid_t pid, const char *name, char *ret, size_t size)
-{
-    char path[64], line[256];
-    FILE *file;
-
-    snprintf(path, sizeof(path), "/proc/%d/status", pid);
-    file = fopen(path, "re");
-    assert_non_null(file);
-    ret[0] = '\0';
-    while (fgets(line, sizeof(line), file)) {
-        if (strncmp(line, name, strlen(name)) == 0 && line[strlen(name)] == ':')
-            snprintf(ret, size, "%.*s", (int)size - 1, line + strlen(name) + 2);
-    }
-    fclose(file);
-    ret[strcspn(ret, "\n")] = '\0';
-}
-
 static void test_agent_is_sealed(void **state)
 {
     char value[128];
@@ -1013,12 +1166,23 @@ static void test_agent_is_sealed(void **state)
     agent_free(a);
 }
 
-/* The parent of the agent ends without a word. */
+static bool has_ended(pid_t pid)
+{
+    char path[64], value[64] = "";
+
+    snprintf(path, sizeof(path), "/proc/%d/status", pid);
+    if (access(path, F_OK) < 0)
+        return true;
+    status_line(pid, "State", value, sizeof(value));
+    return value[0] == 'Z' || value[0] == '\0'; /* whoever inherited it may leave it as a zombie */
+}
+
+/* The parent of the agent and of its standby ends without a word. */
 static void test_agent_dies_with_its_parent(void **state)
 {
     int fds[2], status;
     struct pollfd p = {.events = POLLIN};
-    pid_t parent, pid = 0;
+    pid_t parent, pids[2] = {0};
     int64_t deadline_ns;
 
     (void)state;
@@ -1027,12 +1191,12 @@ static void test_agent_dies_with_its_parent(void **state)
     parent = fork();
     assert_true(parent >= 0);
     if (parent == 0) {
-        struct agent *a = NULL;
+        struct agent *a = start();
 
-        if (agent_start(&a, config(), NULL) < 0 || agent_wait(a, NULL) < 0)
-            _exit(1);
-        pid = agent_pid(a);
-        if (write(fds[1], &pid, sizeof(pid)) != sizeof(pid))
+        role_enter(&role_fwd);
+        wait_standby(a);
+        role_leave(&role_fwd);
+        if (children(pids) != 2 || write(fds[1], pids, sizeof(pids)) != sizeof(pids))
             _exit(1);
         for (;;)
             pause();
@@ -1040,21 +1204,13 @@ static void test_agent_dies_with_its_parent(void **state)
     close(fds[1]);
     p.fd = fds[0];
     assert_int_equal(poll(&p, 1, WAIT_MS), 1);
-    assert_int_equal(read(fds[0], &pid, sizeof(pid)), sizeof(pid));
+    assert_int_equal(read(fds[0], pids, sizeof(pids)), sizeof(pids));
     close(fds[0]);
-    assert_int_equal(kill(pid, 0), 0);
+    assert_false(has_ended(pids[0]) || has_ended(pids[1]));
     kill(parent, SIGKILL);
     assert_int_equal(waitpid(parent, &status, 0), parent);
     deadline_ns = clock_monotonic_ns() + WAIT_MS * NS_PER_MS;
-    for (;;) { /* whoever inherited it may leave it as a zombie */
-        char path[64], value[64] = "";
-
-        snprintf(path, sizeof(path), "/proc/%d/status", pid);
-        if (access(path, F_OK) < 0)
-            break;
-        status_line(pid, "State", value, sizeof(value));
-        if (value[0] == 'Z' || value[0] == '\0')
-            break;
+    while (!has_ended(pids[0]) || !has_ended(pids[1])) {
         assert_true(clock_monotonic_ns() < deadline_ns);
         usleep(2000);
     }
@@ -1168,6 +1324,9 @@ int main(void)
         cmocka_unit_test(test_more_addresses_than_the_list_holds),
         cmocka_unit_test(test_the_stock_is_refilled),
         cmocka_unit_test(test_nothing_is_left_at_the_end),
+        cmocka_unit_test(test_a_standby_takes_over),
+        cmocka_unit_test(test_too_many_deaths_are_the_end),
+        cmocka_unit_test(test_a_standby_that_is_dead_takes_over_nothing),
         cmocka_unit_test(test_killed_agent_is_noticed),
         cmocka_unit_test(test_leftovers_are_used_and_left),
         cmocka_unit_test(test_nonsense_ends_the_agent),
