@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""An nsagent that is killed: its standby takes its place."""
+
+import os
+import signal
+
+import pytest
+from harness import GUEST4, HOST4, PROGRAM_ARGS, REMOTE4, wait_for
+from test_divert import start, stats
+from test_splice import entry
+
+OFF = "--divert=off" in PROGRAM_ARGS or "--no-splice" in PROGRAM_ARGS
+CONFINED = ["--enable-sandbox", "--enable-seccomp"]
+pytestmark = [pytest.mark.extension, pytest.mark.skipif(OFF, reason="switched off by $SLIRP4NETNS_ARGS")]
+confinements = pytest.mark.parametrize("args", [[], CONFINED], ids=["default", "confined"])
+
+
+def kill_agent(slirp):
+    """The one at work; the next one is there, and has a standby, when this returns."""
+    n = stats(slirp)["agent_restarts"]
+    wait_for("the standby", lambda: len(slirp.agents()) == 2)
+    agent, standby = slirp.agents()
+    os.kill(agent, signal.SIGKILL)
+    wait_for("another one takes its place", lambda: stats(slirp)["agent_restarts"] == n + 1)
+    wait_for("it has a standby", lambda: len(slirp.agents()) == 2)
+    assert slirp.agents()[0] == standby
+    assert stats(slirp)["agent_lost"] == n + 1
+
+
+def tiers(slirp):
+    return sorted(flow["tier"] for flow in slirp.api("flows")["return"]["flows"] if flow["proto"] == "tcp")
+
+
+def left_in_guest(world):
+    text = "".join(world.guest.run(*argv).stdout for argv in (
+        ["ip", "-4", "rule"], ["ip", "-6", "rule"], ["ip", "-4", "route", "show", "table", "all"],
+        ["ip", "-6", "route", "show", "table", "all"], ["nft", "list", "tables"]))
+    return [line for line in text.splitlines() if "21324" in line or "0x534c0000" in line or "slirp4netns_" in line]
+
+
+@confinements
+def test_an_agent_that_is_killed_comes_back(world, args):
+    slirp = start(world, *args)
+    slirp.forward("tcp", 8080, 80)
+    world.guest.peer("tcp_echo", "0.0.0.0", 80)
+    world.remote.peer("tcp_echo", REMOTE4, 7000)
+    held = [world.guest.begin("client", "hold", REMOTE4, 7000, GUEST4, 0),
+            world.remote.begin("client", "hold", HOST4, 8080, REMOTE4, 0)]
+    for client in held:
+        client.event("held")
+    spliced = tiers(slirp)
+    assert spliced == ["splice-forward", "splice-outbound"]
+
+    def diverted_again():
+        n = stats(slirp)["divert_flows"]
+        assert world.guest.client("echo", REMOTE4, 7000, "out")["reply"] == "out"
+        return stats(slirp)["divert_flows"] == n + 1
+
+    def forwarded_by_splice_again():
+        n = stats(slirp)["splice_flows"]
+        assert world.remote.client("echo", HOST4, 8080, "in")["reply"] == "in"
+        return stats(slirp)["splice_flows"] > n and entry(slirp)["path"] == "splice"
+
+    for _ in range(3):  # each time by one that was made by the one before
+        kill_agent(slirp)
+        assert tiers(slirp) == spliced
+        wait_for("new outbound connections are diverted", diverted_again)
+        wait_for("new forwarded connections are spliced", forwarded_by_splice_again)
+    for client in held:
+        client.process.send_signal(signal.SIGUSR1)
+        assert client.event("alive")["ok"]
+    assert slirp.err().count("another one takes its place") == 3
+    pids = slirp.agents()
+    slirp.stop()
+    wait_for("everything is gone", lambda: not left_in_guest(world))
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+
+
+@confinements
+def test_no_connection_is_lost_while_agents_are_killed(world, args):
+    """Those whose guest's side was being built are built by the next one."""
+    slirp = start(world, *args)
+    world.remote.peer("tcp_echo_many", REMOTE4, 7000)
+    n = 1000 if os.environ.get("E2E_SANITIZER") else 2500
+    clients = [world.guest.begin("client", "sequence", REMOTE4, 7000, n) for _ in range(2)]
+    for i in range(5):
+        wait_for("connections go on", lambda i=i: stats(slirp)["divert_flows"] > (i + 1) * n // 8)
+        kill_agent(slirp)
+    assert [client.result(60).get("good") for client in clients] == [n, n]
+    s = stats(slirp)
+    assert s["divert_flows"] + s["divert_fallback"] == 2 * n and s["divert_flows"] > n, s
+    wait_for("the table is empty", lambda: stats(slirp)["divert_open"] == 0, 20)
+    elements = world.guest.run("nft", "list", "ruleset").stdout.count(" . ")
+    assert elements < 20, elements
+
+
+def test_nothing_is_left_when_the_program_is_killed_after_its_agent(world):
+    slirp = start(world)
+    kill_agent(slirp)
+    wait_for("the next one has looked around", lambda: len(left_in_guest(world)) == 2 * 4 + 1)
+    pids = slirp.agents()
+    slirp.process.kill()
+    slirp.wait()
+    wait_for("everything is gone", lambda: not left_in_guest(world))
+    wait_for("so are the agents", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
