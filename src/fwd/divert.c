@@ -36,10 +36,6 @@
  *
  * SYNs go from the slirp thread to the worker through a queue under a lock, flows' ends from other workers
  * likewise.
- *
- * What is never diverted: destinations on the guest's own network other than the gateway (libslirp's DNS and
- * other inventions), loopback and unspecified ones, and the gateway under --disable-host-loopback: all that
- * has rules of its own stays with libslirp, where the rules are.
  */
 #include "fwd/divert.h"
 
@@ -48,6 +44,7 @@
 #include "base/clock.h"
 #include "base/counters.h"
 #include "fwd/agent.h"
+#include "fwd/destination.h"
 #include "fwd/half_open.h"
 #include "fwd/handshake.h"
 #include "fwd/link.h"
@@ -58,7 +55,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -218,27 +214,6 @@ static enum counter_id connect_reason(int error)
 
 /* ---- the slirp thread ---- */
 
-static bool is_divertible(const struct divert_config *c, const struct packet *p, uint32_t addr_size)
-{
-    if (addr_size == 4) {
-        struct in_addr dst, src;
-
-        memcpy(&dst, p->dst, 4);
-        memcpy(&src, p->src, 4);
-        if (dst.s_addr == c->gateway.s_addr)
-            return !c->disable_host_loopback;
-        return (dst.s_addr & c->netmask.s_addr) != c->network.s_addr && !ipv4_is_self(p->dst) &&
-               p->dst[0] < 224 && !ipv4_is_self(p->src);
-    }
-    if (memcmp(p->dst, &c->gateway6, 16) == 0)
-        return !c->disable_host_loopback;
-    /* fd00::/64 is libslirp's; link-local and multicast destinations need a scope. */
-    return memcmp(p->dst, &c->gateway6, 8) != 0 && !ipv6_is_self(p->dst) && p->dst[0] != 0xff &&
-           !(p->dst[0] == 0xfe && (p->dst[1] & 0xc0) == 0x80) &&
-           !IN6_IS_ADDR_V4MAPPED((const struct in6_addr *)(const void *)p->dst) &&
-           !(p->src[0] == 0xfe && (p->src[1] & 0xc0) == 0x80);
-}
-
 /* A packet that is not for the worker: if the set has its connection it must not reach libslirp, which would
  * answer it while the guest's further packets went elsewhere. That is also true of a SYN when the last
  * connection with these addresses lingers; the guest repeats it. */
@@ -264,7 +239,7 @@ bool divert_take(struct divert *d, const struct packet *p)
     if (!is_syn && atomic_load_explicit(&d->n_open, memory_order_relaxed) == 0) /* a hint; see is_open() */
         return false;
     key = key_of(d, p, addr_size);
-    if (is_syn && !is_divertible(&d->config, p, addr_size))
+    if (is_syn && !destination_is_divertible(&d->config, p, addr_size))
         return false;
     syn.key = key;
     if (!is_syn || (syn.size = handshake_copy_syn(syn.frame, p)) == 0)
@@ -408,47 +383,6 @@ static void connecting_begin(struct divert *d, struct entry *e) RUNS_ON(role_fwd
         counter_add_shared(COUNTER_divert_half_open_evicted, 1);
         entry_free(d, oldest);
     }
-}
-
-enum host_state { HOST_CONNECTING, HOST_CONNECTED, HOST_FAILED };
-
-/* The host's socket for the destination that the guest means. A descriptor or a negative errno. Over lo the
- * answer is there when connect(2) returns. */
-static int host_connect(const struct divert *d, const struct entry *e, enum host_state *ret_state)
-{
-    static const int one = 1;
-    const struct divert_config *c = &d->config;
-    union address to = e->destination;
-    _cleanup_close_ int fd = -1;
-    bool is_gateway = false;
-    struct pollfd now = {.events = POLLOUT};
-
-    if (to.sa.sa_family == AF_INET && to.in.sin_addr.s_addr == c->gateway.s_addr) {
-        to.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        is_gateway = true;
-    } else if (to.sa.sa_family == AF_INET6 && memcmp(&to.in6.sin6_addr, &c->gateway6, 16) == 0) {
-        to.in6.sin6_addr = in6addr_loopback;
-        is_gateway = true;
-    }
-    fd = socket(to.sa.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return -errno;
-    /* As in libslirp, which binds even what goes to the host's loopback; that could not work. */
-    if (!is_gateway && ((to.sa.sa_family == AF_INET && c->has_outbound) ||
-                        (to.sa.sa_family == AF_INET6 && c->has_outbound6))) {
-        const struct sockaddr *from = to.sa.sa_family == AF_INET ? (const struct sockaddr *)&c->outbound
-                                                                 : (const struct sockaddr *)&c->outbound6;
-
-        (void)setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one)); /* only saves ports */
-        if (bind(fd, from, address_size(&to)) < 0)
-            return -errno;
-    }
-    now.fd = fd;
-    if (connect(fd, &to.sa, address_size(&to)) < 0 && errno != EINPROGRESS)
-        return -errno;
-    if (poll(&now, 1, 0) > 0)
-        *ret_state = now.revents == POLLOUT ? HOST_CONNECTED : HOST_FAILED;
-    return steal_fd(&fd);
 }
 
 /* The destination cannot be reached, now or after a while. */
@@ -715,7 +649,7 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
     struct agent *agent = workers_agent(d->config.workers);
     struct entry *e = entry_new(d, s, p);
     enum agent_reason reason = AGENT_NO_AGENT;
-    enum host_state state = HOST_CONNECTING;
+    enum destination_state state = DESTINATION_CONNECTING;
     int r;
 
     if (e && !agent_is_gone(agent))
@@ -732,18 +666,18 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
         return;
     }
     e->state = STATE_CONNECTING;
-    e->host_fd = host_connect(d, e, &state);
+    e->host_fd = destination_connect(&d->config, &e->destination, &state);
     if (e->host_fd < 0) {
         r = -e->host_fd;
         e->host_fd = -1;
         connect_failed(d, e, r);
         return;
     }
-    if (state == HOST_CONNECTED) {
+    if (state == DESTINATION_CONNECTED) {
         build(d, e);
         return;
     }
-    if (state == HOST_FAILED) {
+    if (state == DESTINATION_FAILED) {
         decided(d, e);
         return;
     }
