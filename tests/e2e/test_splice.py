@@ -3,7 +3,6 @@
 
 import os
 import pathlib
-import subprocess
 
 import pytest
 from harness import AS, HOST4, HOST6, IN_USERNS, PROGRAM_ARGS, REMOTE4, REMOTE6, wait_for
