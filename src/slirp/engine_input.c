@@ -18,7 +18,7 @@
 enum {
     READ_BYTES = 64 * 1024, /* shared mode: for a call, and for a turn */
     TURN_BYTES = 256 * 1024,
-    SLIRP_SOCKETS_MAX = 8192, /* a connection may fill buffers of 256 KiB in libslirp */
+    SLIRP_SOCKETS_MAX = 8192, /* a connection may fill buffers of 320 KiB in libslirp */
 };
 
 /* libslirp looks at what it gets itself, and udp_out.c at datagrams. */

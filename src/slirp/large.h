@@ -22,11 +22,13 @@
 
 enum {
     LARGE_IF_MTU = 65521, /* libslirp's largest; more from the guest by IPv6 it refuses */
-    /* libslirp makes a connection's buffers 128 KiB large, then again, rounded up to whole segments; with
-     * segments that divide 128 KiB nothing is moved, and they cost no memory before they are used. It is
-     * exact for IPv4. */
-    LARGE_IF_MRU = 32768 + 40,
-    LARGE_MSS = 32768,
+    /* libslirp knows no window scale: 65535 bytes may be on their way to the guest. Two segments of this size
+     * are that, but for one byte, and a buffer, 128 KiB rounded up to whole segments, is five of them. With
+     * 32768 the second one was a byte shorter, and each buffer ended in two bytes by themselves: a frame, an
+     * acknowledgement, a wait. It is exact for IPv4. That the larger buffer is not copied is
+     * cli/malloc_conf.c's. */
+    LARGE_IF_MRU = 32767 + 40,
+    LARGE_MSS = 32767,
     /* Larger segments are cut, too: a window of 64 KiB has room for several then. Four of these are just not
      * more than half of it, which is what Linux sends at a time (tcp_bound_to_half_wnd()). */
     LARGE_SEGMENT_MSS = 8191,
