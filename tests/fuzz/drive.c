@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "drive.h"
 
+#include "baton.h"
 #include "fds.h"
 #include "outside.h"
 
@@ -8,6 +9,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
@@ -58,6 +60,8 @@ int fuzz_clock_gettime(clockid_t clock, struct timespec *ret);
 int fuzz_epoll_wait(int fd, struct epoll_event *events, int max, int timeout_ms);
 int fuzz_thread_spawn(pthread_t *ret, const struct thread_start *start);
 int fuzz_pthread_join(pthread_t thread, void **ret);
+int fuzz_poll(struct pollfd *fds, nfds_t n, int timeout_ms);
+int real_pthread_join(pthread_t thread, void **ret) __asm__("pthread_join");
 int fuzz_sched_yield(void);
 
 int fuzz_clock_gettime(clockid_t clock, struct timespec *ret)
@@ -73,7 +77,8 @@ int fuzz_thread_spawn(pthread_t *ret, const struct thread_start *start)
 {
     int r;
 
-    (void)ret;
+    if (config.mode == ENGINE_SPLIT)
+        return baton_spawn(ret, start);
     r = start->prepare(start->arg);
     if (r == 0)
         start->run(start->arg);
@@ -88,9 +93,7 @@ int fuzz_sched_yield(void)
 
 int fuzz_pthread_join(pthread_t thread, void **ret)
 {
-    (void)thread;
-    (void)ret;
-    return 0;
+    return config.mode == ENGINE_SPLIT ? real_pthread_join(thread, ret) : 0;
 }
 
 /* ---- steps ---- */
@@ -151,11 +154,12 @@ static void step_forward(void) TSA(no_thread_safety_analysis)
 
 static void step_list(void) TSA(no_thread_safety_analysis)
 {
-    static flow_list *const lists[] = {(flow_list *)engine_list_slirp, (flow_list *)engine_list_flows,
-                                       (flow_list *)engine_list_udp};
+    static flow_list *const lists[] = {(flow_list *)engine_list_slirp, (flow_list *)engine_list_udp,
+                                       (flow_list *)engine_list_flows};
+    const unsigned n_lists = config.mode == ENGINE_SPLIT ? 2 : 3; /* the last one waits for tap-rx there */
     struct flow_info rows[FLOW_ROWS_MAX];
 
-    for (unsigned i = 0; i < ARRAY_SIZE(lists); i++) {
+    for (unsigned i = 0; i < n_lists; i++) {
         uint64_t from = 0, next;
 
         do {
@@ -289,21 +293,71 @@ static void act(int timeout_ms)
     }
 }
 
+/* Everybody sleeps. */
+static bool everybody_sleeps(int timeout_ms)
+{
+    if (guest_fd < 0)
+        return false;
+    acting = true;
+    act(timeout_ms);
+    acting = false;
+    return true;
+}
+
+static int64_t clock_now(void)
+{
+    return now_ns;
+}
+
+struct look {
+    int fd, max;
+    struct epoll_event *events;
+    struct pollfd *fds;
+    nfds_t n;
+};
+
+static int look_epoll(void *arg)
+{
+    const struct look *l = arg;
+
+    return (int)syscall(SYS_epoll_pwait, l->fd, l->events, l->max, 0, NULL, 8);
+}
+
+static int look_poll(void *arg)
+{
+    static const struct timespec zero;
+    const struct look *l = arg;
+
+    return (int)syscall(SYS_ppoll, l->fds, l->n, &zero, NULL, 8);
+}
+
+/* The direction threads'; others only look. */
+int fuzz_poll(struct pollfd *fds, nfds_t n, int timeout_ms)
+{
+    struct look l = {.fds = fds, .n = n};
+
+    return baton_is_mine() && timeout_ms != 0 ? baton_sleep(look_poll, &l, timeout_ms, clock_now)
+                                              : look_poll(&l);
+}
+
 int fuzz_epoll_wait(int fd, struct epoll_event *events, int max, int timeout_ms)
 {
-    int n = (int)syscall(SYS_epoll_pwait, fd, events, max, 0, NULL, 8);
+    struct look l = {.fd = fd, .max = max, .events = events};
+    int n;
 
-    CHECK(++n_turns < TURNS_MAX);
+    n_turns++;
+    CHECK(n_turns < TURNS_MAX);
+    if (config.mode == ENGINE_SPLIT)
+        return baton_sleep(look_epoll, &l, timeout_ms, clock_now);
+    n = look_epoll(&l);
     if (n != 0 || timeout_ms == 0) {
         n_empty_turns = n == 0 ? n_empty_turns + 1 : 0;
         CHECK(n_empty_turns < EMPTY_TURNS_MAX);
         return n;
     }
     n_empty_turns = 0;
-    acting = true;
-    act(timeout_ms);
-    acting = false;
-    return (int)syscall(SYS_epoll_pwait, fd, events, max, 0, NULL, 8);
+    (void)everybody_sleeps(timeout_ms);
+    return look_epoll(&l);
 }
 
 bool drive_is_acting(void)
@@ -332,7 +386,7 @@ static void configure(uint8_t flags, uint8_t mtu)
 
     config = (struct engine_config){
         .is_socket = true,
-        .mtu = mtus[mtu % ARRAY_SIZE(mtus)],
+        .mtu = mtus[mtu % 128 % ARRAY_SIZE(mtus)],
         .network.s_addr = htonl(0x0a000200),
         .netmask.s_addr = htonl(0xffffff00),
         .gateway.s_addr = htonl(0x0a000202),
@@ -350,10 +404,19 @@ static void configure(uint8_t flags, uint8_t mtu)
         .outbound = {.sin_family = AF_INET},
         .outbound6 = {.sin6_family = AF_INET6},
         .backend = ENGINE_BACKEND_EPOLL,
-        .mode = ENGINE_SHARED,
+        .mode = mtu & 128 && !part->serve ? ENGINE_SPLIT : ENGINE_SHARED,
     };
     CHECK(inet_pton(AF_INET, OTHER_HOST4, &config.outbound.sin_addr) == 1);
     CHECK(inet_pton(AF_INET6, OTHER_HOST6, &config.outbound6.sin6_addr) == 1);
+}
+
+static void await_end(void)
+{
+    struct pollfd gone = {.fd = engine_gone_fd(engine), .events = POLLIN};
+    static const struct timespec patience = {.tv_sec = 30};
+
+    baton_go();
+    CHECK(syscall(SYS_ppoll, &gone, 1, &patience, NULL, 8) == 1);
 }
 
 int drive(const uint8_t *data, size_t size, const struct drive_part *with)
@@ -364,6 +427,7 @@ int drive(const uint8_t *data, size_t size, const struct drive_part *with)
     int pair[2];
     uint8_t flags = input_u8(&in);
 
+    part = with;
     fds_look(&before);
     configure(flags, input_u8(&in));
     CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
@@ -375,7 +439,6 @@ int drive(const uint8_t *data, size_t size, const struct drive_part *with)
     to_pass_ms = 0;
     n_steps = n_rests = n_turns = n_empty_turns = n_patience = 0;
     ended = left = false;
-    part = with;
     at_rest.n = 0;
     outside_begin(config.disable_host_loopback);
     CHECK(engine_new(&engine, &config, &why) == 0);
@@ -387,7 +450,11 @@ int drive(const uint8_t *data, size_t size, const struct drive_part *with)
                                        .no_loopback = config.disable_host_loopback,
                                        .established = part->established,
                                        .reset = part->reset});
-    CHECK(engine_start(engine, &why) == 0); /* until the guest's end is closed */
+    baton_begin(everybody_sleeps);
+    CHECK(engine_start(engine, &why) == 0); /* shared mode: until the guest's end is closed */
+    engine_go(engine);
+    if (config.mode == ENGINE_SPLIT)
+        await_end();
     CHECK(engine_gone(engine) < 0 && ended);
     guest_free();
     engine_stop(engine);

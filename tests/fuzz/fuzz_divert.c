@@ -81,6 +81,11 @@ static const struct seed seeds[] = {
     /* an agent that answers twice */
     SEED("\x01\x01\x01" AGENT("\x02") CONNECT("\x00", "\x01") SAY("\x01") CONNECT("\x01", "\x01")
              AGENT("\x02") TIME("\x06", "\x03")),
+    /* found: a SYN with data beside the same one without; the agent ends while it builds */
+    SEED("\x01\x01\x00" CONNECT("\x00", "\x0d") SEGMENT("\x00", "\x02", "\x00\x7e", "\xff")
+             SLOW("\x00", "\x06") IN_SEND("\x00", "\x00\x10") SEGMENT("\x00", "\x03", "\x20\x00", "\xff")),
+    SEED("\x01\x01\x00" AGENT("\x02") CONNECT("\x00", "\x01") AGENT("\xf0")
+             SEGMENT("\x00", "\x02", "\x00\x00", "\xff") TIME("\x06", "\x03")),
     /* the table is full */
     SEED("\x01\x01\x00" FLOOD("\x20", "\x01") FLOOD("\x20", "\x0d") CONNECT("\x00", "\x01")
              TIME("\xff", "\x03") CONNECT("\x01", "\x01") IN_SEND("\x00", "\x00\x10")),

@@ -39,6 +39,12 @@ static const struct seed seeds[] = {
     SEED("\x01\x01" ADOPT("\x00") SEND("\x00", "\x40\x00") SEGMENT("\x00", "\x18", "\x10\x00", "\x00")
              ADOPT("\x01") ADOPT("\x06") FORWARD("\x00") DATAGRAM("\x00", "\x00\x40") ANSWER("\x00\x40")
                  DATAGRAM("\x01", "\x20\x00") LIST FORWARD("\x80")),
+    /* the direction threads: datagrams both ways, a forward, a connection, fragments */
+    SEED("\x09\x81" UDP("\x00", "\x01", "\x00", "\x00\x64") UDP("\x03", "\x01", "\x00", "\x20\x00")
+             DNS("\x00") TIME("\xff", "\x02") CONNECT("\x00", "\x01") SEND("\x00", "\x40\x00")
+                 SEGMENT("\x00", "\x11", "\x01\x00", "\x00") DAMAGE("\x18\x00\x20")
+                     UDP("\x00", "\x01", "\x00", "\x08\x00") FORWARD("\x00") DATAGRAM("\x00", "\x00\x40")
+                         ANSWER("\x00\x40") LIST),
     /* bytes that are wrong: their checksum is, too */
     SEED("\x00\x01" CONNECT("\x00", "\x01") DAMAGE("\x01\x60\x55") SEGMENT("\x00", "\x18", "\x00\x64", "\x00")
              SEGMENT("\x00", "\x18", "\x00\x64", "\x00")),

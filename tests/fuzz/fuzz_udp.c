@@ -33,6 +33,12 @@ enum {
     MTU = 1500,
 };
 
+/* The last byte is the answer to sendmsg(2). */
+#define FRAME_FROM(port)                                                                                  \
+    "\x00\x00\x38" VIRTIO_NONE ETHER                                                                      \
+    "\x08\x00\x45\x00\x00\x20\x00\x00\x00\x00\x40\x11\x00\x00" ADDRESSES4 port "\x00\x35\x00\x0c\x00\x00" \
+    "data\x00"
+
 static const struct seed seeds[] = {
     /* To another host, and its answer. */
     SEED("\x00"
@@ -55,6 +61,10 @@ static const struct seed seeds[] = {
          "\x00\x0c\x00\x00"
          "data"
          "\x03\xff\xff"),
+    /* More addresses of the guest's than the table has places for. */
+    SEED("\x04" FRAME_FROM("\x04\xd2") FRAME_FROM("\x04\xd3") FRAME_FROM("\x04\xd4") "\x03\x00\x01"),
+    /* No socket to be had. */
+    SEED("\x10" FRAME_FROM("\x04\xd2") FRAME_FROM("\x04\xd3") "\x03\x00\x01"),
     /* Joined: header bytes are flags, type, hdr_len, gso_size, csum_start, csum_offset, little endian. */
     SEED("\x08"
          "\x00\x00\x40\x01\x05\x2a\x00\x04\x00\x22\x00\x06\x00" ETHER "\x08\x00"
@@ -67,6 +77,7 @@ static struct {
     struct input *in; /* what the stubs go on with */
     bool open[FDS];
     uint32_t n_open;
+    int n_fds_max;          /* descriptors there are */
     const uint8_t *payload; /* of the frame that is looked at */
     uint32_t size, n_sent, n_bytes;
 } world;
@@ -93,7 +104,7 @@ int fuzz_socket(int family, int type, int protocol)
     (void)type;
     (void)protocol;
     CHECK(family == AF_INET || family == AF_INET6);
-    for (int i = 0; i < FDS; i++) {
+    for (int i = 0; i < world.n_fds_max; i++) {
         if (!world.open[i]) {
             world.open[i] = true;
             world.n_open++;
@@ -422,6 +433,22 @@ static void give_frame(struct udp_flows *u, const uint8_t *data, uint32_t size, 
     free(copy);
 }
 
+static void list_flows(struct udp_flows *u, int64_t now_ns) RUNS_ON(role_udp_out) RUNS_ON(role_udp_in)
+{
+    struct flow_info rows[3];
+    uint64_t from = 0, next;
+    uint32_t n_all = 0;
+
+    do {
+        int n = udp_flows_list(u, from, rows, ARRAY_SIZE(rows), now_ns, &next);
+
+        CHECK(n >= 0 && n <= (int)ARRAY_SIZE(rows) && (next == 0 || next > from));
+        n_all += (uint32_t)n;
+        from = next;
+    } while (from);
+    CHECK(n_all <= config.n_flows_max);
+}
+
 TSA(no_thread_safety_analysis) int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = {data, size};
@@ -444,6 +471,7 @@ TSA(no_thread_safety_analysis) int LLVMFuzzerTestOneInput(const uint8_t *data, s
     inet_pton(AF_INET, "10.0.2.2", &config.gateway);
     inet_pton(AF_INET, "10.0.2.3", &config.dns);
     world.in = &in;
+    world.n_fds_max = options & 16 ? 1 : FDS;
     CHECK(udp_flows_new(&u, &config, NULL) == 0);
     role_enter(&role_udp_out);
     role_enter(&role_udp_in);
@@ -471,6 +499,7 @@ TSA(no_thread_safety_analysis) int LLVMFuzzerTestOneInput(const uint8_t *data, s
             now_ns += n * INT64_C(10000000);
             udp_flows_expire(u, now_ns);
             udp_flows_turn(u);
+            list_flows(u, now_ns);
             CHECK(world.n_open <= config.n_flows_max);
         }
     }
@@ -481,18 +510,20 @@ TSA(no_thread_safety_analysis) int LLVMFuzzerTestOneInput(const uint8_t *data, s
     return 0;
 }
 
-/* The first step's frame gets past the parser, if it is one. */
+/* The frames of the first steps get past the parser. */
 static void mend_first(uint8_t *data, size_t size, unsigned seed)
 {
-    size_t n, at = 1 + STEP_FRAME_AT + HEADER_SIZE;
+    size_t at = 1, n;
 
-    if (seed % 4 == 0 || size <= at || data[1] % 4 != 0)
-        return;
-    n = get_u16(data + 2);
-    if (n > size - 1 - STEP_FRAME_AT)
-        n = size - 1 - STEP_FRAME_AT;
-    if (n > HEADER_SIZE)
-        frame_mend(data + at, n - HEADER_SIZE);
+    while (seed % 4 != 0 && size > at + STEP_FRAME_AT && data[at] % 4 == 0) {
+        n = get_u16(data + at + 1);
+        at += STEP_FRAME_AT;
+        if (n > size - at)
+            n = size - at;
+        if (n > HEADER_SIZE)
+            frame_mend(data + at + HEADER_SIZE, n - HEADER_SIZE);
+        at += n + 1; /* and the answer to sendmsg(2) */
+    }
 }
 
 FUZZ_MUTATOR(seeds, mend_first)

@@ -16,6 +16,7 @@
 enum {
     FRAME_MAX = 65535 + ETH_SIZE,
     SLOTS = 8,
+    SYNS_MAX = 512, /* that are known */
     SLOT_PORT = 40000,
     SERVER_PORT = 80, /* forwards' connections are taken here, and refused elsewhere */
     WINDOW = 65535,
@@ -56,7 +57,8 @@ static struct reassembly *reassembly;
 static struct tcp slots[SLOTS];
 static struct damage damage;
 static bool damage_was_mended, odd_mac;
-static uint32_t n_opened;
+static uint32_t n_opened, n_syns, syns[SYNS_MAX]; /* initial sequence numbers */
+static bool raw_sent;
 static uint8_t out[FRAME_MAX], in_frame[FRAME_MAX + 1];
 static uint16_t next_id;
 static struct {
@@ -267,6 +269,8 @@ static void send_tcp(struct tcp *t, uint8_t flags, uint32_t sequence, uint32_t s
     put_u16(tcp + 6, (uint16_t)sequence);
     put_u16(tcp + 8, (uint16_t)(t->got >> 16));
     put_u16(tcp + 10, (uint16_t)t->got);
+    if (flags & SYN && n_syns++ < SYNS_MAX)
+        syns[n_syns - 1] = sequence;
     if (flags & SYN) {
         static const uint8_t options[] = {2, 4, MSS >> 8, MSS & 255, 1, 3, 3};
 
@@ -406,6 +410,20 @@ static void tcp_check_data(struct tcp *t, uint32_t sequence, const uint8_t *data
         CHECK(data[i] == pattern(sequence + i - t->irs - 1));
 }
 
+/* A SYN-ACK answers a SYN that was sent, if not the last one of its connection. */
+static void check_syn_ack(const struct packet *p)
+{
+    uint32_t isn = get_u32(p->l4 + 8) - 1;
+
+    if ((p->tcp_flags & (SYN | ACK)) != (SYN | ACK) || n_syns > SYNS_MAX || raw_sent || !outside_believes())
+        return;
+    for (uint32_t i = 0; i < n_syns; i++) {
+        if (syns[i] == isn)
+            return;
+    }
+    CHECK(!"a SYN-ACK for nothing");
+}
+
 static void tcp_receive(const struct packet *p, bool v6)
 {
     struct tcp *t = tcp_find(p, v6);
@@ -413,6 +431,7 @@ static void tcp_receive(const struct packet *p, bool v6)
     uint8_t flags = p->tcp_flags;
     bool answer = size > 0 || flags & (SYN | FIN);
 
+    check_syn_ack(p);
     if (!t && (flags & (SYN | ACK | RST)) == SYN)
         tcp_asked(p, v6);
     else if (!t && !(flags & RST))
@@ -576,7 +595,8 @@ void guest_begin(const struct guest_config *c)
 {
     config = *c;
     memset(slots, 0, sizeof(slots));
-    n_opened = 0;
+    n_opened = n_syns = 0;
+    raw_sent = false;
     odd_mac = false;
     memset(&damage, 0, sizeof(damage));
     memset(&last_datagram, 0, sizeof(last_datagram));
@@ -713,6 +733,7 @@ static void step_raw(struct input *in)
     uint32_t size = input_u8(in);
 
     (void)input_bytes(in, out, size);
+    raw_sent = true;
     if (size > 0)
         send_frame(size);
 }
