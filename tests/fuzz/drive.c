@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/thread.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -413,10 +414,13 @@ static void configure(uint8_t flags, uint8_t mtu)
 static void await_end(void)
 {
     struct pollfd gone = {.fd = engine_gone_fd(engine), .events = POLLIN};
-    static const struct timespec patience = {.tv_sec = 30};
+    int n;
 
     baton_go();
-    CHECK(syscall(SYS_ppoll, &gone, 1, &patience, NULL, 8) == 1);
+    do /* libFuzzer's -timeout is a limit, and an alarm now and then */
+        n = (int)syscall(SYS_ppoll, &gone, 1, NULL, NULL, 8);
+    while (n < 0 && errno == EINTR);
+    CHECK(n == 1);
 }
 
 int drive(const uint8_t *data, size_t size, const struct drive_part *with)

@@ -117,6 +117,7 @@ static void show(const char *way, const uint8_t *frame, uint32_t size)
 static void send_raw(const uint8_t *frame, uint32_t size)
 {
     show("from the guest", frame, size);
+    odd_mac |= size >= 12 && memcmp(frame + 6, guest_mac, sizeof(guest_mac)) != 0;
     odd_mac |= size >= 6 && memcmp(frame, "\xff\xff\xff\xff\xff\xff", 6) != 0 &&
                memcmp(frame, host_mac, sizeof(host_mac)) != 0;
     (void)send(config.fd, frame, size, MSG_DONTWAIT | MSG_NOSIGNAL); /* full: lost, as on a link */
@@ -550,7 +551,7 @@ static void receive_frame(const uint8_t *frame, uint32_t size) TSA(no_thread_saf
     show("to the guest", frame, size);
     CHECK(size <= config.mtu + ETH_SIZE);
     CHECK(kind == PACKET_ARP || kind == PACKET_IPV4 || v6);
-    CHECK(frame[0] & 1 || memcmp(frame, guest_mac, 6) == 0);
+    CHECK(frame[0] & 1 || memcmp(frame, guest_mac, 6) == 0 || odd_mac);
     /* Of libslirp, IPv4 and IPv6; or where the guest has sent something to. */
     CHECK((frame[6] == 0x52 && (frame[7] == 0x55 || frame[7] == 0x56)) || odd_mac);
     answer_neighbour(kind, &p);
