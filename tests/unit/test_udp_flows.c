@@ -389,6 +389,30 @@ static void test_what_libslirp_has_rules_for_is_left_to_it(void **state)
     }
 }
 
+/* The filter in front of the table drops it already; this is the second lock of that door. */
+static void test_a_disabled_dns_address_is_never_taken(void **state)
+{
+    static const char text[] = "nameserver 127.0.0.1\nnameserver ::1\n";
+    char path[] = "/tmp/test_udp_flows.XXXXXX";
+    int file = mkstemp(path);
+
+    (void)state;
+    assert_true(file >= 0);
+    assert_int_equal(write(file, text, sizeof(text) - 1), sizeof(text) - 1);
+    close(file);
+    for (int disabled = 0; disabled < 2; disabled++) {
+        begin(&(struct udp_flows_config){.resolv_conf = path, .disable_dns = disabled});
+        for (int v6 = 0; v6 < 2; v6++) {
+            union address src = address(v6 ? "fd00::1234" : "10.0.2.100", GUEST_PORT);
+            union address dst = address(v6 ? "fd00::3" : "10.0.2.3", 53);
+
+            assert_int_equal(give(&src, &dst, 20), !disabled);
+        }
+        end();
+    }
+    unlink(path);
+}
+
 static void test_sources_that_nobody_has_are_left_to_libslirp(void **state)
 {
     static const char *const sources[] = {"127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255",
@@ -937,6 +961,7 @@ int main(void)
         cmocka_unit_test(test_what_ip_cannot_carry_is_refused),
         cmocka_unit_test(test_a_sum_of_zero_is_not_sent_as_none),
         cmocka_unit_test(test_what_libslirp_has_rules_for_is_left_to_it),
+        cmocka_unit_test(test_a_disabled_dns_address_is_never_taken),
         cmocka_unit_test(test_sources_that_nobody_has_are_left_to_libslirp),
         cmocka_unit_test(test_a_wrong_checksum_is_dropped),
         cmocka_unit_test(test_question_and_answer),
