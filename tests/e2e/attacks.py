@@ -133,16 +133,17 @@ def gso_lies(maker, n):
     return made
 
 
-def raw_attack(interface, kind, seconds, rate):
-    """@rate hostile frames a second for @seconds, in bursts of a hundredth; prints how many it were."""
+def raw_attack(interface, kind, seconds, rate, n_frames=FRAMES):
+    """@rate hostile frames a second for @seconds, in bursts of a hundredth, @n_frames different ones; prints how many
+    it were."""
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     s.bind((interface, 0))
     maker = Maker(s.getsockname()[4])
     if kind == "gso_lies":
         s.setsockopt(socket.SOL_PACKET if hasattr(socket, "SOL_PACKET") else 263, PACKET_VNET_HDR, 1)
-        frames = gso_lies(maker, FRAMES)
+        frames = gso_lies(maker, int(n_frames))
     else:
-        frames = [getattr(maker, kind)(i) for i in range(FRAMES)]
+        frames = [getattr(maker, kind)(i) for i in range(int(n_frames))]
     tried, refused, begin = 0, 0, time.monotonic()
     say(event="ready")
     while (now := time.monotonic() - begin) < float(seconds):

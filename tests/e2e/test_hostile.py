@@ -113,6 +113,11 @@ def test_an_attack_is_bounded_and_leaves_others_half_of_their_throughput(world, 
     assert rate() > 0
 
 
+def silent_places(world):
+    """What arrives at the remote for somebody else is dropped without a word: it does not forward."""
+    world.host.ip(f"route add 198.51.100.0/24 via {REMOTE4}")
+
+
 @pytest.mark.extension
 @pytest.mark.skipif(bool(SANITIZER), reason="sanitizers have a speed of their own")
 @pytest.mark.parametrize("attack", ["half_open", "silent_places"])
@@ -120,8 +125,7 @@ def test_half_open_diverted_connections_are_bounded_and_others_get_through(world
     """Destinations that never answer, or a guest that never does: 256 and 128 of 1024 descriptors' worth."""
     slirp = world.start("--disable-host-loopback", "--divert=on", api=True,
                         preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024)))
-    # What arrives there for somebody else is dropped without a word: it does not forward.
-    world.host.ip(f"route add 198.51.100.0/24 via {REMOTE4}")
+    silent_places(world)
     world.remote.peer("tcp_echo_many", REMOTE4, 7000)
     world.remote.peer("tcp_source_endless", REMOTE4, 7001)
     world.remote.peer("tcp_echo", REMOTE4, 7002)
@@ -175,3 +179,20 @@ def test_half_open_connections_through_libslirp_are_bounded_and_small(world):
     assert attacker.result()["sent"] > 1500
     n = wait_for("they are there", lambda: (found := slirp.api("stats")["return"]["slirp_sockets"]) > 1500 and found)
     assert (resident() - before) / n < 32 << 10, (before, resident(), n)
+
+
+@pytest.mark.extension
+@pytest.mark.skipif(bool(SANITIZER), reason="sanitizers have a speed of their own")
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 10000, reason="fewer descriptors than the bound")
+def test_connections_through_libslirp_have_a_bound_besides_that_of_descriptors(world):
+    slirp = world.start("--divert=off", api=True)
+    silent_places(world)
+    attacker = world.guest.peer("raw_attack", "tap0", "silent_places", 4, 4000, 12000)
+
+    def stats():
+        return slirp.api("stats")["return"]
+
+    wait_for("SYNs are dropped", lambda: stats()["rx_drop_connections"] > 0)
+    attacker.result()
+    assert 8000 < stats()["slirp_sockets"] <= 8192
+    assert world.guest.run("ping", "-c1", "-W3", GATEWAY4).returncode == 0
