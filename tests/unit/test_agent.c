@@ -1280,6 +1280,64 @@ static void test_first_of_all(void **state)
     }
 }
 
+enum { LAST_WORD = 7 };
+
+/* In the place of the agent: reports, and when the first request is there leaves a last word and ends without
+ * having read it. */
+static int dying_agent(void *arg)
+{
+    const struct agent_message started = {.type = MESSAGE_STARTED},
+                               said = {.type = MESSAGE_DIVERTED, .result = -EIO, .divert.id = LAST_WORD};
+    struct pollfd p = {.events = POLLIN};
+
+    (void)arg;
+    for (int fd = 3; fd < 1024; fd++) {
+        int type = 0;
+        socklen_t size = sizeof(type);
+
+        if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET)
+            p.fd = fd; /* the last one that was made */
+    }
+    if (send(p.fd, &started, sizeof(started), MSG_NOSIGNAL) != sizeof(started) || poll(&p, 1, WAIT_MS) != 1 ||
+        send(p.fd, &said, sizeof(said), MSG_NOSIGNAL) != sizeof(said))
+        _exit(EXIT_FAILURE);
+    _exit(EXIT_SUCCESS);
+}
+
+static void hear(void *arg, uint64_t id, int result, int fd)
+{
+    uint64_t *heard = arg;
+
+    assert_int_equal(result, -EIO);
+    assert_int_equal(fd, -1);
+    *heard = id;
+}
+
+/* The kernel says ECONNRESET before the last word, since a request was unread. */
+static void test_the_last_word_of_an_agent_is_heard(void **state)
+{
+    struct agent_config c;
+    struct agent *a = NULL;
+    uint64_t heard = 0;
+    siginfo_t info;
+
+    (void)state;
+    NEED_GUEST();
+    c = *config();
+    c.first = dying_agent;
+    assert_int_equal(agent_start(&a, &c, NULL), 0);
+    assert_int_equal(agent_wait(a, NULL), 0);
+    agent_on_diverted(a, hear, &heard);
+    agent_go(a);
+    assert_int_equal(waitid(P_PID, (id_t)agent_pid(a), &info, WEXITED | WNOWAIT), 0);
+    assert_int_equal(info.si_status, EXIT_SUCCESS);
+    role_enter(&role_fwd);
+    assert_int_equal(agent_read(a), -EPIPE);
+    assert_int_equal(heard, LAST_WORD);
+    role_leave(&role_fwd);
+    agent_free(a);
+}
+
 /* The parent runs out of descriptors: less is received than was sent, nothing breaks. */
 static void test_parent_without_descriptors(void **state)
 {
@@ -1328,6 +1386,7 @@ int main(void)
         cmocka_unit_test(test_too_many_deaths_are_the_end),
         cmocka_unit_test(test_a_standby_that_is_dead_takes_over_nothing),
         cmocka_unit_test(test_killed_agent_is_noticed),
+        cmocka_unit_test(test_the_last_word_of_an_agent_is_heard),
         cmocka_unit_test(test_leftovers_are_used_and_left),
         cmocka_unit_test(test_nonsense_ends_the_agent),
         cmocka_unit_test(test_unasked_sockets_end_the_conversation),
