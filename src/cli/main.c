@@ -306,6 +306,7 @@ static int agent_begin(struct program *p, struct guest_opening *opening, struct 
     if (!guest_opening_is_possible(opening) || o->no_splice || (!wants_forwards(o) && !divert))
         return 0;
     config.divert = divert;
+    config.sealed = o->divert == DIVERT_ON;
     config.stock = wants_forwards(o);
     inet_pton(AF_INET6, "fd00::2", &config.gateway6);
     fflush(NULL); /* or the child would print it again */

@@ -42,6 +42,7 @@ enum {
     STOCK_SHARE = 32,       /* of the descriptors that this process may have: one part in so many */
     LOOK_MS = 1000,         /* between requests to look at lo again */
     END_MS = 1000,          /* for the process to end by itself, then by SIGKILL */
+    EARLY_COMPLAINTS_MAX = 4,
 };
 
 struct stock {
@@ -673,12 +674,10 @@ static void agent_freep(struct agent **a)
     agent_free(*a);
 }
 
-/* The agent's first message. 0 or a negative errno with its sentence. */
-static int wait_started(struct agent *a, struct failure *why)
-    TSA(no_thread_safety_analysis) /* before threads start */
+/* The next message of an agent that has not reported yet. */
+static int receive_early(struct agent *a, struct delivery *d, struct failure *why)
 {
     struct pollfd p = {.fd = a->child.fd, .events = POLLIN};
-    struct delivery d;
     int r;
 
     do {
@@ -686,9 +685,25 @@ static int wait_started(struct agent *a, struct failure *why)
     } while (r < 0 && errno == EINTR);
     if (r <= 0)
         return failure(why, r < 0 ? -errno : -ETIMEDOUT, NULL, "the agent does not report");
-    r = receive(a->child.fd, &d);
-    if (r < 0)
-        return failure(why, r, NULL, "the agent ended without a report");
+    r = receive(a->child.fd, d);
+    return r < 0 ? failure(why, r, NULL, "the agent ended without a report") : 0;
+}
+
+/* The agent's report, before which one that is sealed early may complain of something. 0 or a negative errno
+ * with its sentence. */
+static int wait_started(struct agent *a, struct failure *why)
+    TSA(no_thread_safety_analysis) /* before threads start */
+{
+    struct delivery d;
+    int r;
+
+    for (int i = 0;; i++) {
+        if ((r = receive_early(a, &d, why)) < 0)
+            return r;
+        if (d.message.type != MESSAGE_COMPLAINT || d.n_fds > 0 || i == EARLY_COMPLAINTS_MAX ||
+            take_complaint(a, &d.message) < 0)
+            break;
+    }
     if (d.n_fds == 1 && d.message.type == MESSAGE_STARTED &&
         nft_join(&a->nft, d.fds[0], a->mark, a->mark_mask) == 0)
         d.n_fds = 0;

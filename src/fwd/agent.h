@@ -33,6 +33,8 @@ struct agent_config {
     struct in6_addr gateway6;
     bool stock;  /* sockets are at hand from the start; otherwise from the first use on */
     bool divert; /* outbound connections, too: needs nf_tables */
+    bool sealed; /* it confines itself before its report, not with its first request: whoever insists on it
+                  * wants to know at once, and waits */
     /* In the new process, before all else; NULL: nothing. A negative errno ends it. */
     int (*first)(void *arg);
     void *first_arg;

@@ -412,6 +412,13 @@ static int code_give_back(struct dl_phdr_info *object, size_t size, void *arg)
     return 0;
 }
 
+static int confine(pid_t parent_pid, struct failure *why)
+{
+    int r = privileges_drop(parent_pid, why);
+
+    return r < 0 ? r : filter_enter(AGENT | COPY, why);
+}
+
 /* A second report: it takes the first one back. */
 _Noreturn static void give_up(const struct failure *why)
 {
@@ -443,15 +450,15 @@ _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t 
         r = agent_net_init(&serve.net, config, &why);
     if (r == 0)
         divert_state = divert_open(&serve, config);
+    if (r == 0 && config->sealed)
+        r = confine(parent_pid, &why);
     if (agent_serve_started(&serve, &why, divert_state) < 0 || r < 0)
         _exit(EXIT_FAILURE);
     /* The parent need not wait for what follows, nor share the processor with it: not before its first
      * request, which is not read before that. */
     if (!wait_for_request())
         _exit(EXIT_SUCCESS);
-    if ((r = privileges_drop(parent_pid, &why)) == 0)
-        r = filter_enter(AGENT | COPY, &why);
-    if (r < 0)
+    if (!config->sealed && confine(parent_pid, &why) < 0)
         give_up(&why);
     if (!copies)
         complain(AGENT_STANDS_ALONE, -ENOSYS);

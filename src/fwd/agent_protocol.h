@@ -9,9 +9,9 @@
  *
  *   parent                       agent
  *          <- STARTED            it is in the namespaces and has what it needs of them, or why not (the last
- *                                word then). It is not sealed yet: that follows the first request, before the
- *                                request is read; where it fails, a second STARTED with the error is the last
- *                                word
+ *                                word then). It is not sealed yet, unless agent_config.sealed says so: that
+ *                                follows the first request, before the request is read; where it fails, a
+ *                                second STARTED with the error is the last word
  *          <- STANDBY pid        once, before it reads its first request: who takes its place when it ends
  *          <- ADDRESSES ...      the whole list in order, the last message has @final; whenever it changed
  *          <- STATE family       whenever it changed; the first list comes before the first state
@@ -22,7 +22,7 @@
  *                                connection
  *          <- DIVERTED id result with the socket, or a negative errno
  *   UNDIVERT tuples ->           take the elements away (not answered)
- *          <- COMPLAINT          something for the log
+ *          <- COMPLAINT          something for the log, also before STARTED
  *   NESTED ->                    divert what containers behind a bridge send, too (not answered)
  *
  * STANDBY comes with two descriptors: the parent's end of the standby's own pair, and its pidfd. A standby is

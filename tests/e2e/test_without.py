@@ -5,9 +5,10 @@ import ctypes
 import errno
 import os
 import resource
+import socket
 
 import pytest
-from harness import GATEWAY4, HOST4, PROGRAM_ARGS, REMOTE4, wait_for
+from harness import GATEWAY4, HOST4, PROGRAM_ARGS, REMOTE4, SANITIZER, run, wait_for
 from test_divert import start as start_diverting
 from test_divert import stats
 from test_splice import entry, raise_limit
@@ -19,8 +20,9 @@ CONFINED = ["--enable-sandbox", "--enable-seccomp"]
 NETLINK_ROUTE, NETLINK_NETFILTER = 0, 12
 
 
-def no_netlink(protocol, error):
-    """A preexec that makes socket(AF_NETLINK, any, @protocol) fail, as a container's seccomp profile may."""
+def no_call(name, error, *arguments):
+    """A preexec that makes @name fail where its arguments are those, (index, value) each, as a container's seccomp
+    profile may."""
     class Compare(ctypes.Structure):
         _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
 
@@ -30,12 +32,17 @@ def no_netlink(protocol, error):
     def install():
         equal, allow, fail = 4, 0x7fff0000, 0x00050000 | error
         ctx = ctypes.c_void_p(lib.seccomp_init(ctypes.c_uint32(allow)))
-        compare = (Compare * 2)(Compare(0, equal, 16, 0), Compare(2, equal, protocol, 0))
-        if lib.seccomp_rule_add_array(ctx, ctypes.c_uint32(fail), lib.seccomp_syscall_resolve_name(b"socket"), 2,
-                                      compare) != 0 or lib.seccomp_load(ctx) != 0:
+        compare = (Compare * len(arguments))(*(Compare(index, equal, value, 0) for index, value in arguments))
+        if lib.seccomp_rule_add_array(ctx, ctypes.c_uint32(fail), lib.seccomp_syscall_resolve_name(name),
+                                      len(arguments), compare) != 0 or lib.seccomp_load(ctx) != 0:
             os._exit(99)
 
     return install
+
+
+def no_netlink(protocol, error):
+    """socket(AF_NETLINK, any, @protocol) fails."""
+    return no_call(b"socket", error, (0, socket.AF_NETLINK), (2, protocol))
 
 
 def ready_made_tap(world):
@@ -75,6 +82,28 @@ def test_on_says_that_there_is_no_nf_tables(world, args):
     assert "--divert=on" in slirp.err() and "nf_tables" in slirp.err()
 
 
+def no_filter():
+    """Nobody may enter a filter of system calls: seccomp(SECCOMP_SET_MODE_FILTER)."""
+    return no_call(b"seccomp", errno.EPERM, (0, 1))
+
+
+@pytest.mark.skipif(bool(SANITIZER), reason="the agent has no filter then")
+def test_on_fails_at_the_start_if_the_agent_cannot_be_sealed(world):
+    slirp = world.start("--divert=on", ready=False, preexec=no_filter())
+    assert slirp.wait() == 1
+    assert "the agent" in slirp.err(), slirp.err()
+
+
+@pytest.mark.skipif(bool(SANITIZER), reason="the agent has no filter then")
+def test_an_agent_that_cannot_be_sealed_ends_and_says_why(world):
+    slirp = world.start(api=True, preexec=no_filter())
+    wait_for("it is said", lambda: "nsagent: " in slirp.err())
+    out_works(world)
+    in_works(world, slirp)
+    assert stats(slirp)["agent_lost"] == 1
+    assert entry(slirp)["path"] == "slirp"
+
+
 @pytest.mark.parametrize("args", [[], CONFINED])
 def test_without_rtnetlink_everything_goes_through_libslirp(world, args):
     """Policy routing is not permitted: the start says so, and so does each forward."""
@@ -85,7 +114,7 @@ def test_without_rtnetlink_everything_goes_through_libslirp(world, args):
     in_works(world, slirp)
     assert entry(slirp)["path"] == "slirp" and entry(slirp)["reason"]
     assert stats(slirp)["divert_flows"] == 0
-    assert agent_pid(slirp) is None, "a zombie is left of the agent"
+    assert not run(["pgrep", "-P", str(slirp.pid)]).stdout, "the agent that could not start has been waited for"
 
 
 def test_rules_that_are_taken_away_and_refused_mean_libslirp(world):
