@@ -243,7 +243,8 @@ def test_many_connections_one_after_the_other_leave_nothing_behind(world):
     wait_for("the table is empty", lambda: stats(slirp)["divert_open"] == 0, 20)
     s = stats(slirp)
     assert s["divert_flows"] + s["divert_fallback"] == n + 300 and s["divert_flows"] > 0.9 * n, s
-    wait_for("descriptors are back, but for the stock", lambda: len(descriptors()) <= len(before) + 8)
+    # The stock has 32 to 64 sockets, and stays as it is.
+    wait_for("descriptors are back, but for the stock", lambda: len(descriptors()) <= len(before) + 32 + 8)
     assert descriptors().count("pipe") <= max(16, before.count("pipe"))
     assert tcp_sockets(world.host) <= in_host + 8 and tcp_sockets(world.guest) <= in_guest + 8
     elements = world.guest.run("nft", "list", "ruleset").stdout.count(" . ")
