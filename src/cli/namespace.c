@@ -49,7 +49,7 @@ union fd_message {
     struct cmsghdr align;
 };
 
-enum { SEND_TRIES_MAX = 100, SEND_RETRY_MS = 10 };
+enum { SEND_TRIES_MAX = 100, SEND_RETRY_MS = 10, BUSY_TRIES = 100, BUSY_STEP_MS = 10 };
 
 static int send_report(int sock, const struct report *report, int fd)
 {
@@ -133,10 +133,25 @@ static int namespaces_open(struct guest_opening *g, const struct options *o)
     return 0;
 }
 
+/* TUNSETIFF, again for BUSY_TRIES * BUSY_STEP_MS while the TAP is taken: io_uring gives files back after the
+ * end of the process that had it (a worker of the kernel's does), and whoever starts the next one must not
+ * see that. */
+static int attach(int fd, struct ifreq *ifr)
+{
+    for (int i = 0;; i++) {
+        if (ioctl(fd, TUNSETIFF, ifr) == 0)
+            return 0;
+        if (errno != EBUSY || i == BUSY_TRIES)
+            return -errno;
+        (void)poll(NULL, 0, BUSY_STEP_MS);
+    }
+}
+
 int tap_open(const char *name, bool header, struct failure *why)
 {
     struct ifreq ifr = {.ifr_flags = (short)(IFF_TAP | IFF_NO_PI | (header ? IFF_VNET_HDR : 0))};
     _cleanup_close_ int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    int r;
 
     if (fd < 0)
         return failure(why, -errno,
@@ -145,17 +160,18 @@ int tap_open(const char *name, bool header, struct failure *why)
                            : "load the tun module (modprobe tun), or pass the device into the container",
                        "open(\"/dev/net/tun\")");
     snprintf(ifr.ifr_name, sizeof(ifr.ifr_name), "%s", name);
-    if (ioctl(fd, TUNSETIFF, &ifr) < 0) {
-        if (header && errno == EINVAL) /* a kernel that has none, or an interface of another kind */
+    r = attach(fd, &ifr);
+    if (r < 0) {
+        if (header && r == -EINVAL) /* a kernel that has none, or an interface of another kind */
             return tap_open(name, false, why);
-        return failure(
-            why, -errno,
-            errno == EBUSY    ? "another process is attached to this TAP; choose another TAPNAME"
-            : errno == EPERM  ? "the user namespace that owns the network namespace was not joined: give a "
-                                "PID, or --userns-path"
-            : errno == EINVAL ? "an interface of another kind has this name; choose another TAPNAME"
-                              : NULL,
-            "ioctl(TUNSETIFF) for \"%s\"", name);
+        return failure(why, r,
+                       r == -EBUSY ? "another process is attached to this TAP; choose another TAPNAME"
+                       : r == -EPERM
+                           ? "the user namespace that owns the network namespace was not joined: give a "
+                             "PID, or --userns-path"
+                       : r == -EINVAL ? "an interface of another kind has this name; choose another TAPNAME"
+                                      : NULL,
+                       "ioctl(TUNSETIFF) for \"%s\"", name);
     }
     return steal_fd(&fd);
 }

@@ -9,8 +9,8 @@ import subprocess
 import time
 
 import pytest
-from harness import (AS, DEADLINE_S, DNS4, GATEWAY4, HOST4, IN_USERNS, PROGRAM, PROGRAM_ARGS, REMOTE4, SANITIZER, identity,
-                     skip_without_sandbox, wait_for)
+from harness import (AS, DEADLINE_S, DNS4, GATEWAY4, HOST4, IN_USERNS, PROGRAM, PROGRAM_ARGS, PYTHON, REMOTE4, SANITIZER,
+                     identity, skip_without_sandbox, wait_for)
 
 PODMAN = ["--disable-host-loopback", "--mtu=65520", "--enable-sandbox", "--enable-seccomp", "--enable-ipv6"]
 
@@ -39,6 +39,28 @@ def test_a_ready_fd_that_cannot_be_written_is_ignored(world):
     finally:
         process.kill()
         process.wait(10)
+
+
+HOLD_TAP = """
+import fcntl, os, struct, sys
+fd = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", b"tap0", 0x5002))  # TUNSETIFF: IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.extension
+def test_a_tap_that_is_given_back_late_is_waited_for(world):
+    """As after a program that used io_uring: the kernel gives its files back when it finds the time."""
+    with subprocess.Popen([*world.guest.enter, PYTHON, "-c", HOLD_TAP], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        slirp = world.start(ready=False)
+        time.sleep(0.2)  # the time during which the program finds it taken is the case under test
+        assert slirp.process.poll() is None
+        holder.stdin.close()
+    wait_for("the TAP", lambda: world.guest.run("ping", "-c1", "-W1", GATEWAY4, check=False).returncode == 0)
 
 
 @pytest.mark.parametrize("args", [[], PODMAN])
