@@ -26,6 +26,9 @@ ORIG_RAX, RAX, RSP = 15 * 8, 10 * 8, 19 * 8
 BELOW_STACK = 4096  # beyond what a thread in a system call uses of it
 REGISTERS = [14 * 8, 13 * 8, 12 * 8, 7 * 8]  # rdi, rsi, rdx, r10
 TRACESYSGOOD = 1
+# Not read(2), which a thread may be about to do when a frame has come: 0 would be the end of the TAP.
+WAITING = {7: "poll", 202: "futex", 232: "epoll_wait", 271: "ppoll", 281: "epoll_pwait", 219: "restart_syscall",
+           426: "io_uring_enter", 441: "epoll_pwait2"}
 DEADLINE_S = 10
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -57,18 +60,28 @@ def landlock_version() -> int:
     return max(0, libc.syscall(SYSCALLS["landlock_create_ruleset"], None, 0, 1))
 
 
+def next_call_stop(tid: int) -> None:
+    ptrace(SYSCALL, tid)
+    while (number := wait_stop(tid)) != signal.SIGTRAP | 0x80:
+        ptrace(SYSCALL, tid, 0, number)
+
+
 @contextlib.contextmanager
 def at_entry(tid: int) -> Iterator[None]:
-    """Stops thread @tid where it enters a system call."""
+    """Stops thread @tid where it enters a system call in which it waits: what it is made to call instead answers 0,
+    which is no event then."""
     ptrace(ATTACH, tid)
     try:
         while wait_stop(tid) != signal.SIGSTOP:
             ptrace(SYSCALL, tid)
         ptrace(SETOPTIONS, tid, 0, TRACESYSGOOD)
         # Interrupted in one: it may begin that again, or another one.
-        ptrace(SYSCALL, tid)
-        while (number := wait_stop(tid)) != signal.SIGTRAP | 0x80:
-            ptrace(SYSCALL, tid, 0, number)
+        next_call_stop(tid)
+        end = time.monotonic() + DEADLINE_S
+        while ptrace(PEEKUSER, tid, ORIG_RAX) not in WAITING:
+            assert time.monotonic() < end, f"thread {tid} waits for nothing"
+            next_call_stop(tid)  # its end
+            next_call_stop(tid)
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -1418,14 +1418,18 @@ static void too_many_silent_guests(void)
 static void half_open_bounds(void)
 {
     struct rlimit limit;
+    rlim_t before;
 
     MUST(getrlimit(RLIMIT_NOFILE, &limit));
+    before = limit.rlim_cur;
     limit.rlim_cur = 64;
     MUST(setrlimit(RLIMIT_NOFILE, &limit));
     CHECK(half_open_connecting_max() == 16 && half_open_silent_max() == 8, "of 64 descriptors");
     limit.rlim_cur = 3;
     MUST(setrlimit(RLIMIT_NOFILE, &limit));
     CHECK(half_open_connecting_max() == 1 && half_open_silent_max() == 1, "of 3 descriptors");
+    limit.rlim_cur = before; /* a sanitizer has files to open at the end */
+    MUST(setrlimit(RLIMIT_NOFILE, &limit));
 }
 
 /* ---- cmocka ---- */
