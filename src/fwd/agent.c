@@ -694,7 +694,7 @@ static int receive_early(struct agent *a, struct delivery *d, struct failure *wh
 static int wait_started(struct agent *a, struct failure *why)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
-    struct delivery d;
+    struct delivery d = {.n_fds = 0};
     int r;
 
     for (int i = 0;; i++) {

@@ -39,10 +39,15 @@ static uint8_t *guarded(const void *data, size_t size)
     return copy;
 }
 
+static bool is_of(const struct packet *p, enum packet_kind kind, uint8_t protocol)
+{
+    return (kind == PACKET_IPV4 || kind == PACKET_IPV6) && p->ip_protocol == protocol && p->l4 &&
+           !p->is_fragment;
+}
+
 static bool is_tcp(const struct packet *p, enum packet_kind kind)
 {
-    return (kind == PACKET_IPV4 || kind == PACKET_IPV6) && p->ip_protocol == IPPROTO_TCP && p->l4 &&
-           !p->is_fragment;
+    return is_of(p, kind, IPPROTO_TCP);
 }
 
 static uint16_t tcp_sum(const struct packet *p, enum packet_kind kind)
@@ -67,7 +72,8 @@ static void check_finish(const uint8_t *header, const uint8_t *data, uint32_t si
               (good && h.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM && i - field < 2 && i >= ETH_SIZE));
     }
     if (good && offload_is_gso(header)) {
-        CHECK(is_tcp(&p, packet_parse(&p, frame, size)));
+        CHECK(is_of(&p, packet_parse(&p, frame, size),
+                    h.gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 ? IPPROTO_UDP : IPPROTO_TCP));
         CHECK(h.gso_size > 0 && h.hdr_len <= size);
     }
     free(frame);

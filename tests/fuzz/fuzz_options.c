@@ -59,6 +59,16 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     return 0;
 }
 
+static void check_options(const struct options *o)
+{
+    check_network(o);
+    CHECK(o->mtu <= 65521);
+    CHECK(memchr(o->tap_name, 0, sizeof(o->tap_name)));
+    CHECK(o->n_publish <= PUBLISH_MAX);
+    CHECK(o->target != TARGET_PATH || o->path);
+    CHECK(o->target != TARGET_PID || o->run || o->pid > 0);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct options options;
@@ -74,16 +84,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (argc > 1)
         check_parts(argv[1]);
     optind = 0; /* begin anew (getopt(3)) */
-    if (options_parse(&options, argc, argv) >= 0)
-        return 0;
-    if (options.ctl || options.check)
-        return 0;
-    check_network(&options);
-    CHECK(options.mtu <= 65521);
-    CHECK(memchr(options.tap_name, 0, sizeof(options.tap_name)));
-    CHECK(options.n_publish <= PUBLISH_MAX);
-    CHECK(options.target != TARGET_PATH || options.path);
-    CHECK(options.target != TARGET_PID || options.run || options.pid > 0);
+    if (options_parse(&options, argc, argv) < 0 && !options.ctl && !options.check)
+        check_options(&options);
+    free(options.command); /* the operands, which otherwise live as long as the program */
     return 0;
 }
 
