@@ -14,6 +14,7 @@
 #include "cli/namespace.h"
 
 #include "base/cleanup.h"
+#include "base/fd_passing.h"
 #include "base/log.h"
 #include "cli/interface.h"
 #include "io/offload.h"
@@ -44,47 +45,29 @@ struct report {
     struct failure failure;
 };
 
-union fd_message {
-    char buffer[CMSG_SPACE(sizeof(int))];
-    struct cmsghdr align;
-};
-
 enum { SEND_TRIES_MAX = 100, SEND_RETRY_MS = 10, BUSY_TRIES = 100, BUSY_STEP_MS = 10 };
 
 static int send_report(int sock, const struct report *report, int fd)
 {
-    struct iovec iov = {.iov_base = (void *)report, .iov_len = sizeof(*report)};
-    union fd_message control = {.buffer = {0}};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    ssize_t n;
+    int r;
 
-    if (fd >= 0) {
-        struct cmsghdr *cmsg;
-
-        msg.msg_control = control.buffer;
-        msg.msg_controllen = sizeof(control.buffer);
-        cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-    }
     for (int i = 0;; i++) {
-        n = sendmsg(sock, &msg, MSG_NOSIGNAL);
-        if (n >= 0 || (errno != EINTR && errno != ETOOMANYREFS) || i == SEND_TRIES_MAX)
-            break;
-        /* So many descriptors of this user are on their way, in all processes: unix(7). They arrive soon. */
-        if (errno == ETOOMANYREFS)
-            (void)poll(NULL, 0, SEND_RETRY_MS);
+        r = fd_passing_send(sock, report, sizeof(*report), &fd, fd >= 0, 0);
+        /* So many descriptors of this user are on their way, in all processes. They arrive soon. */
+        if (r != -ETOOMANYREFS || i == SEND_TRIES_MAX)
+            return r;
+        (void)poll(NULL, 0, SEND_RETRY_MS);
     }
-    return n < 0 ? -errno : 0;
 }
 
 /* Returns 0 with a descriptor or with -1 in @ret_fd; -EPIPE: the child ended without a word. */
 static int receive_report(int sock, struct report *report, int *ret_fd)
 {
     struct iovec iov = {.iov_base = report, .iov_len = sizeof(*report)};
-    union fd_message control;
+    union {
+        char buffer[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control;
     struct msghdr msg = {.msg_iov = &iov,
                          .msg_iovlen = 1,
                          .msg_control = control.buffer,

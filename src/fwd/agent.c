@@ -10,6 +10,9 @@
  *
  * A new list of addresses is collected in `next` and replaces `local` when it is complete.
  *
+ * What it is asked to take away from the nft sets stays in a queue until it says that it is done, so that its
+ * successor can be asked again (undivert_queue.h).
+ *
  * The agent is gone when the socket says so or when it breaks a rule of agent_protocol.h. Its socket stays
  * open until agent_restart() or agent_free(), so that its number cannot mean something else to the epoll set
  * meanwhile.
@@ -28,6 +31,7 @@
 #include "base/syscall_filter.h"
 #include "fwd/agent_child.h"
 #include "fwd/agent_protocol.h"
+#include "fwd/undivert_queue.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -69,7 +73,9 @@ struct agent {
 
     bool gone OWNED_BY(role_fwd);
     bool broken OWNED_BY(role_fwd); /* a rule was: it has no successor */
+    bool over OWNED_BY(role_fwd);   /* it is gone, and there will be no other */
     bool direct OWNED_BY(role_fwd); /* we change the nft table ourselves; false once that was not permitted */
+    struct undivert_queue undiverts OWNED_BY(role_fwd);
     int64_t look_ns OWNED_BY(role_fwd); /* no MESSAGE_LOOK before */
     struct stock stocks[AGENT_FAMILIES] OWNED_BY(role_fwd);
     uint32_t stock_max; /* fixed: per family */
@@ -119,6 +125,19 @@ static void refill(struct agent *a, int index) RUNS_ON(role_fwd)
     m.count = (uint16_t)(a->stock_max - s->n - s->asked);
     if (send_message(a, &m) == 0)
         s->asked += m.count;
+}
+
+/* As much as it can hear now; the rest when it has answered something. */
+static void undiverts_send(struct agent *a) RUNS_ON(role_fwd)
+{
+    while (!a->gone) {
+        struct agent_message m = {.type = MESSAGE_UNDIVERT};
+
+        m.count = (uint16_t)undivert_queue_next(&a->undiverts, m.tuples, TUPLES_PER_MESSAGE);
+        if (m.count == 0 || send_message(a, &m) < 0)
+            return;
+        undivert_queue_asked(&a->undiverts, m.count);
+    }
 }
 
 /* ---- from the agent ---- */
@@ -319,6 +338,8 @@ static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
         return take_complaint(a, &d->message);
     case MESSAGE_STARTED:
         return take_started(&d->message);
+    case MESSAGE_UNDIVERTED:
+        return d->message.count > 0 && undivert_queue_done(&a->undiverts, d->message.count) ? 0 : -EPROTO;
     default:
         return -EPROTO;
     }
@@ -343,6 +364,7 @@ int agent_read(struct agent *a)
         if (r < 0)
             return gone(a, r != -EPIPE);
     }
+    undiverts_send(a);
     return 0;
 }
 
@@ -393,10 +415,13 @@ int agent_restart(struct agent *a, const char **ret_why)
     a->look_ns = 0;
     if (send_message(a, &look) < 0) {
         *ret_why = "so has its standby";
+        agent_abandon(a);
         return -EPIPE;
     }
     a->gone = false;
     a->generation++;
+    undivert_queue_again(&a->undiverts);
+    undiverts_send(a);
     return 0;
 }
 
@@ -404,6 +429,7 @@ int agent_restart(struct agent *a, const char **ret_why)
 void agent_abandon(struct agent *a)
 {
     (void)gone(a, false);
+    a->over = true;
     agent_child_hang_up(&a->standby);
     agent_child_kill(&a->standby);
 }
@@ -514,6 +540,7 @@ int agent_divert_now(struct agent *a, const struct repair_spec *spec, int *ret_f
 int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec)
 {
     struct agent_message m = {.type = MESSAGE_DIVERT, .divert = {.id = id, .spec = *spec}};
+    struct nft_tuple tuple = {.source = spec->peer, .destination = spec->local};
     int r;
 
     if (a->gone)
@@ -524,9 +551,9 @@ int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec)
     m.count = r == 0;
     r = send_message(a, &m);
     if (r < 0 && m.count == 1) {
-        struct nft_tuple tuple = {.source = spec->peer, .destination = spec->local};
-
         (void)nft_remove(a->nft, &tuple, 1);
+    } else if (r == 0) {
+        undivert_queue_forget(&a->undiverts, &tuple); /* it would come after this request */
     }
     return r;
 }
@@ -535,23 +562,16 @@ static_assert((int)AGENT_UNDIVERT_MAX <= (int)NFT_BATCH_MAX, "one transaction");
 
 uint32_t agent_undivert(struct agent *a, const struct nft_tuple *tuples, uint32_t count)
 {
-    uint32_t done = 0;
+    uint32_t done;
 
     if (a->direct) {
         (void)nft_remove(a->nft, tuples, count); /* one that stays does no harm but take room */
         return count;
     }
-    while (done < count) {
-        struct agent_message m = {.type = MESSAGE_UNDIVERT};
-        int r;
-
-        m.count = (uint16_t)min_u32(count - done, TUPLES_PER_MESSAGE);
-        memcpy(m.tuples, tuples + done, m.count * sizeof(*tuples));
-        r = a->gone ? 0 : send_message(a, &m);
-        if (r == -EAGAIN)
-            break;
-        done += m.count;
-    }
+    if (a->over) /* agent_divert_end() */
+        return count;
+    done = undivert_queue_add(&a->undiverts, tuples, count);
+    undiverts_send(a);
     return done;
 }
 
@@ -777,6 +797,7 @@ int agent_wait(struct agent *a, struct failure *why) TSA(no_thread_safety_analys
 
     if (r < 0) {
         (void)gone(a, true);
+        a->over = true;
         process_end(a);
     }
     return r;

@@ -119,8 +119,8 @@ int agent_divert_now(struct agent *a, const struct repair_spec *spec, int *ret_f
  * asked again, or its standby). -EAGAIN: it is too busy. -EPIPE: it is gone. After a hook with an error the
  * caller takes the element away. */
 int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec) RUNS_ON(role_fwd);
-/* Takes elements away, AGENT_UNDIVERT_MAX at most; there is no answer. Returns how many it has dealt with,
- * the first ones; fewer: the agent is too busy, try the others later. */
+/* Takes elements away, AGENT_UNDIVERT_MAX at most. Returns for how many it sees to that, whatever agent comes
+ * or goes: the first ones; fewer: the agent is too busy, try the others later. */
 enum { AGENT_UNDIVERT_MAX = 64 };
 uint32_t agent_undivert(struct agent *a, const struct nft_tuple *tuples, uint32_t count) RUNS_ON(role_fwd);
 /* No connection is diverted. When the agent is gone and nobody else may take elements away, the whole table

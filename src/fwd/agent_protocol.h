@@ -21,7 +21,8 @@
  *   DIVERT id spec ->            make the socket and (unless it is there) the set's element of an outbound
  *                                connection
  *          <- DIVERTED id result with the socket, or a negative errno
- *   UNDIVERT tuples ->           take the elements away (not answered)
+ *   UNDIVERT tuples ->           take the elements away
+ *          <- UNDIVERTED         @count of them are gone, in the order of the requests
  *          <- COMPLAINT          something for the log, also before STARTED
  *   NESTED ->                    divert what containers behind a bridge send, too (not answered)
  *
@@ -63,6 +64,7 @@ enum message_type {
     MESSAGE_NESTED,
     MESSAGE_COMPLAINT,
     MESSAGE_STANDBY,
+    MESSAGE_UNDIVERTED,
 };
 
 enum agent_complaint {                      /* of COMPLAINT, in @count */
@@ -83,7 +85,7 @@ struct agent_message {
     uint16_t type;   /* enum message_type */
     uint16_t family; /* WANT_SOCKETS, STATE, SOCKETS: AF_INET or AF_INET6 */
     uint16_t
-        count; /* WANT_SOCKETS, SOCKETS, ADDRESSES, UNDIVERT: how many; DIVERT: 1: the element is there */
+        count; /* WANT_SOCKETS, SOCKETS, ADDRESSES, UNDIVERT(ED): how many; DIVERT: 1: the element is there */
     uint16_t settled; /* SOCKETS: how many of those asked for are answered by this message; >= count */
     uint16_t first;   /* ADDRESSES: place of the first in the list */
     uint16_t final;   /* ADDRESSES: 1: the list is complete */

@@ -12,6 +12,7 @@
 
 #include "base/bits.h"
 #include "base/clock.h"
+#include "base/fd_passing.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -30,29 +31,7 @@ enum {
 static int send_message(const struct agent_serve *a, const struct agent_message *m, const int *fds,
                         uint32_t n_fds)
 {
-    union {
-        char buffer[CMSG_SPACE(SOCKETS_PER_MESSAGE * sizeof(int))];
-        struct cmsghdr align;
-    } control = {.buffer = {0}};
-    struct iovec iov = {.iov_base = (void *)m, .iov_len = sizeof(*m)};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    ssize_t n;
-
-    if (n_fds > 0) {
-        struct cmsghdr *cmsg;
-
-        msg.msg_control = control.buffer;
-        msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
-    }
-    do {
-        n = sendmsg(a->sock, &msg, MSG_NOSIGNAL);
-    } while (n < 0 && errno == EINTR);
-    return n < 0 ? -errno : 0;
+    return fd_passing_send(a->sock, m, sizeof(*m), fds, n_fds, 0);
 }
 
 int agent_serve_started(const struct agent_serve *a, const struct failure *why, int divert_state)
@@ -203,6 +182,14 @@ static int divert(struct agent_serve *a, const struct agent_message *request)
     return r;
 }
 
+static int undivert(struct agent_serve *a, const struct agent_message *request)
+{
+    const struct agent_message m = {.type = MESSAGE_UNDIVERTED, .count = request->count};
+
+    (void)nft_remove(a->nft, request->tuples, request->count); /* one that stays takes room, and is not new */
+    return send_message(a, &m, NULL, 0);
+}
+
 int agent_serve_request(struct agent_serve *a)
 {
     struct agent_message m;
@@ -230,8 +217,7 @@ int agent_serve_request(struct agent_serve *a)
     case MESSAGE_UNDIVERT:
         if (!a->nft || m.count == 0 || m.count > TUPLES_PER_MESSAGE)
             return -EPROTO;
-        (void)nft_remove(a->nft, m.tuples, m.count); /* one that stays does no harm but take room */
-        return 0;
+        return undivert(a, &m);
     case MESSAGE_NESTED:
         if (a->nft)
             (void)nft_nested(a->nft, true); /* without conntrack nested connections stay with libslirp */

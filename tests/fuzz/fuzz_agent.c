@@ -15,6 +15,7 @@
 #include "fds.h"
 
 #include "base/cleanup.h"
+#include "base/fd_passing.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -44,6 +45,7 @@ enum step {
     STEP_DIVERT,
     STEP_UNDIVERT,
     STEP_OTHER,
+    STEP_UNDIVERTED, /* the agent's again */
     STEPS,
 };
 
@@ -106,6 +108,7 @@ static int agent_end = -1;   /* the agent's end of the pair; -1: it has closed i
 static int standby_end = -1; /* the same of the standby that was introduced last */
 static bool is_child;        /* what the kernel would say of a pidfd */
 static int null_fd = -1;
+static uint32_t n_removed; /* calls of nft_remove() */
 static bool joined;
 
 int fuzz_socketpair(int domain, int type, int protocol, int pair[2]);
@@ -206,6 +209,7 @@ int nft_remove(struct nft *n, const struct nft_tuple *tuples, uint32_t count)
 {
     (void)tuples;
     CHECK(n == &table && count >= 1 && count <= NFT_BATCH_MAX);
+    n_removed++;
     return 0;
 }
 
@@ -224,35 +228,26 @@ int repair_connect_socket(int fd, const struct repair_spec *spec)
 /* ---- the agent ---- */
 
 static uint32_t asked[AGENT_FAMILIES]; /* sockets, and not answered yet, of this agent */
+static uint32_t n_due;                 /* elements that this agent is to be asked to take away */
+static uint32_t n_heard;               /* of them, asked for */
+static uint32_t n_done;                /* of them, what it has said to be gone */
 static uint32_t n_taken;               /* sockets that the worker has been given, all families */
 static uint32_t n_given;               /* descriptors that were sent in good messages, sockets and others */
 
 static void say_with(const void *data, size_t size, const int *others, uint32_t n_others, uint32_t n_fds)
 {
-    union {
-        char buffer[CMSG_SPACE(2 * SOCKETS_PER_MESSAGE * sizeof(int))];
-        struct cmsghdr align;
-    } control = {.buffer = {0}};
-    struct iovec iov = {.iov_base = (void *)data, .iov_len = size};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    int fds[FD_PASSING_MAX];
 
-    n_fds = min_u32(n_fds, 2 * SOCKETS_PER_MESSAGE);
-    if (n_fds > 0) {
-        struct cmsghdr *cmsg;
-        int fds[2 * SOCKETS_PER_MESSAGE];
-
-        for (uint32_t i = 0; i < n_fds; i++)
-            fds[i] = i < n_others ? others[i] : null_fd;
-        msg.msg_control = control.buffer;
-        msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
-    }
-    if (sendmsg(agent_end, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0) /* full, or closed: it is not heard */
-        n_given += n_fds;
+    n_fds = min_u32(n_fds, ARRAY_SIZE(fds));
+    for (uint32_t i = 0; i < n_fds; i++)
+        fds[i] = i < n_others ? others[i] : null_fd;
+    /* Full, or closed: it is not heard. */
+    if (fd_passing_send(agent_end, data, size, fds, n_fds, MSG_DONTWAIT) < 0)
+        return;
+    n_given += n_fds;
+    if (size == sizeof(struct agent_message) &&
+        ((const struct agent_message *)data)->type == MESSAGE_UNDIVERTED)
+        n_done += ((const struct agent_message *)data)->count;
 }
 
 static void say(const void *data, size_t size, uint32_t n_fds)
@@ -298,6 +293,7 @@ static void hear(void)
             break;
         case MESSAGE_UNDIVERT:
             CHECK(m.count >= 1 && m.count <= TUPLES_PER_MESSAGE);
+            n_heard += m.count;
             break;
         default:
             CHECK(m.type == MESSAGE_LOOK || m.type == MESSAGE_NESTED);
@@ -317,7 +313,7 @@ static void say_fields(struct agent_message *m, struct input *in)
 {
     uint32_t n_fds = input_u8(in);
 
-    m->type = input_u8(in) % (MESSAGE_STANDBY + 2);
+    m->type = input_u8(in) % (MESSAGE_UNDIVERTED + 2);
     m->family = input_family(in);
     m->count = input_u8(in);
     m->settled = input_u8(in);
@@ -373,6 +369,10 @@ static void agent_step(enum step step, struct input *in)
         m.divert.id = input_u8(in);
         m.result = (int8_t)input_u8(in);
         n_fds = input_u8(in) % 3;
+        break;
+    case STEP_UNDIVERTED:
+        m.type = MESSAGE_UNDIVERTED;
+        m.count = (uint16_t)min_u32(input_u8(in), n_heard - n_done);
         break;
     case STEP_STANDBY:
         introduce(&m, in);
@@ -437,6 +437,8 @@ static void restart(struct agent *a) RUNS_ON(role_fwd)
     closep(&agent_end);
     agent_end = steal_fd(&standby_end);
     memset(asked, 0, sizeof(asked));
+    n_due -= n_done; /* what the former one has not said to be gone */
+    n_heard = n_done = 0;
 }
 
 static void worker_step(enum step step, struct agent *a, struct input *in) RUNS_ON(role_fwd)
@@ -445,7 +447,7 @@ static void worker_step(enum step step, struct agent *a, struct input *in) RUNS_
     struct nft_tuple tuples[AGENT_UNDIVERT_MAX];
     union address address;
     bool gone = agent_is_gone(a);
-    uint32_t n;
+    uint32_t n, before, done;
     int r, fd;
 
     switch (step) {
@@ -491,7 +493,11 @@ static void worker_step(enum step step, struct agent *a, struct input *in) RUNS_
     case STEP_UNDIVERT:
         n = 1 + input_u8(in) % AGENT_UNDIVERT_MAX;
         memset(tuples, 0, sizeof(tuples));
-        CHECK(agent_undivert(a, tuples, n) <= n);
+        before = n_removed;
+        done = agent_undivert(a, tuples, n);
+        CHECK(done <= n);
+        if (n_removed == before)
+            n_due += done;
         break;
     default:
         agent_divert_nested(a);
@@ -506,11 +512,12 @@ TSA(no_thread_safety_analysis) static void talk(struct agent *a, struct input *i
     for (int i = 0; i < STEPS_MAX && in->size > 0; i++) {
         enum step step = input_u8(in) % STEPS;
 
-        if (step < STEP_READ)
+        if (step < STEP_READ || step == STEP_UNDIVERTED)
             agent_step(step, in);
         else
             worker_step(step, a, in);
         hear();
+        CHECK(agent_is_gone(a) || agent_end < 0 || n_heard == n_due);
     }
     while (agent_read(a) == 0 && poll(&(struct pollfd){.fd = agent_fd(a), .events = POLLIN}, 1, 0) > 0)
         ;
@@ -545,7 +552,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     fds_look(&before);
     memset(asked, 0, sizeof(asked));
-    n_taken = n_given = 0;
+    n_taken = n_given = n_due = n_heard = n_done = 0;
     is_child = true;
     CHECK(agent_start(&a, &config, &why) == 0 && agent_pid(a) == PID);
     agent_on_diverted(a, on_diverted, NULL);

@@ -134,7 +134,7 @@ int sock_diag_destroy(struct sock_diag *d, const union address *local, const uni
 /* ---- the program's end ---- */
 
 struct heard {
-    uint32_t n, settled, n_fds, n_addresses, states;
+    uint32_t n, settled, n_fds, n_addresses, states, undiverted;
     bool final;
     uint64_t id;
 };
@@ -182,6 +182,9 @@ static void hear(int fd, struct heard *h)
             CHECK(m.result <= 0 || m.result == 1);
             CHECK((n_fds == 1) == (m.result == 0));
             h->id = m.divert.id;
+            break;
+        case MESSAGE_UNDIVERTED:
+            h->undiverted += m.count;
             break;
         default:
             CHECK(m.type == MESSAGE_STARTED);
@@ -257,6 +260,8 @@ static void check_answer(const struct agent_message *m, const struct heard *h)
         CHECK(h->settled == m->count && h->n_fds <= m->count);
     else if (m->type == MESSAGE_DIVERT)
         CHECK(h->n == 1 && h->id == m->divert.id);
+    else if (m->type == MESSAGE_UNDIVERT)
+        CHECK(h->n == 1 && h->undiverted == m->count);
     else
         CHECK(h->n == 0);
 }

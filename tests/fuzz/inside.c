@@ -5,6 +5,7 @@
 #include "namespace.h"
 #include "outside.h"
 
+#include "base/fd_passing.h"
 #include "fwd/agent_protocol.h"
 #include "fwd/flow.h"
 
@@ -177,28 +178,10 @@ int fuzz_socketpair(int domain, int type, int protocol, int pair[2])
  * well (unix(7), ETOOMANYREFS). */
 static bool say(const struct agent_message *m, const int *fds, uint32_t n_fds)
 {
-    union {
-        char buffer[CMSG_SPACE(SOCKETS_PER_MESSAGE * sizeof(int))];
-        struct cmsghdr align;
-    } control = {.buffer = {0}};
-    struct iovec iov = {.iov_base = (void *)m, .iov_len = sizeof(*m)};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    int r = fd_passing_send(agent.fd, m, sizeof(*m), fds, n_fds, MSG_DONTWAIT);
 
-    if (n_fds > 0) {
-        struct cmsghdr *cmsg;
-
-        msg.msg_control = control.buffer;
-        msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
-    }
-    if (sendmsg(agent.fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
-        return true;
-    CHECK(errno == ETOOMANYREFS || errno == EPIPE || errno == ECONNRESET); /* the latter: it is not heard */
-    return errno != ETOOMANYREFS;
+    CHECK(r == 0 || r == -ETOOMANYREFS || r == -EPIPE || r == -ECONNRESET); /* the latter: it is not heard */
+    return r != -ETOOMANYREFS;
 }
 
 /* Its first words. */
@@ -316,6 +299,7 @@ static void hear(const struct agent_message *m)
         CHECK(!set.direct && m->count >= 1 && m->count <= TUPLES_PER_MESSAGE);
         for (uint32_t i = 0; i < m->count; i++)
             set_remove(&m->tuples[i]);
+        (void)say(&(struct agent_message){.type = MESSAGE_UNDIVERTED, .count = m->count}, NULL, 0);
         break;
     default:
         CHECK(m->type == MESSAGE_LOOK || (m->type == MESSAGE_NESTED && !set.direct));

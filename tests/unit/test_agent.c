@@ -15,6 +15,7 @@
 #include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
+#include "base/fd_passing.h"
 #include "fwd/agent_protocol.h"
 #include "test.h"
 
@@ -287,25 +288,11 @@ static int listen_inside(const void *arg)
 {
     const struct listen_order *order = arg;
     int on = 1, fd = socket(order->address.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct iovec iov = {.iov_base = &on, .iov_len = 1};
-    union {
-        char buffer[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } control = {.buffer = {0}};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.buffer,
-                         .msg_controllen = sizeof(control.buffer)};
-    struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
 
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
         bind(fd, &order->address.sa, address_size(&order->address)) < 0 || listen(fd, 8) < 0)
         return 1;
-    cmsg->cmsg_level = SOL_SOCKET;
-    cmsg->cmsg_type = SCM_RIGHTS;
-    cmsg->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-    return sendmsg(order->reply_fd, &msg, 0) == 1 ? 0 : 1;
+    return fd_passing_send(order->reply_fd, &on, 1, &fd, 1, 0) < 0;
 }
 
 /* A listening socket of the guest. */

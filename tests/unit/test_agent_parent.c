@@ -9,6 +9,7 @@
 
 #include "base/bits.h"
 #include "base/clock.h"
+#include "base/fd_passing.h"
 #include "fwd/agent_child.h"
 #include "test.h"
 
@@ -20,6 +21,7 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -27,7 +29,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { WAIT_MS = 5000, ALARM_S = 60, FDS_MAX = 3 };
+enum { WAIT_MS = 5000, ALARM_S = 60, FDS_MAX = 3, PORTS = 1024 };
 
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x1000
@@ -38,29 +40,17 @@ enum { WAIT_MS = 5000, ALARM_S = 60, FDS_MAX = 3 };
 #define CLONE(flags, pidfd) syscall(SYS_clone, (long)(flags), 0L, (pidfd), 0L, 0L)
 #endif
 
+/* What agents have heard: the first one, its standby. */
+static struct heard {
+    _Atomic uint32_t n[2];
+    uint8_t ports[2][PORTS];
+} * heard;
+
 /* ---- the agent ---- */
 
 static void say(int sock, const struct agent_message *m, const int *fds, unsigned n_fds)
 {
-    union {
-        char buffer[CMSG_SPACE(FDS_MAX * sizeof(int))];
-        struct cmsghdr align;
-    } control = {.buffer = {0}};
-    struct iovec iov = {.iov_base = (void *)m, .iov_len = sizeof(*m)};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-
-    if (n_fds > 0) {
-        struct cmsghdr *cmsg;
-
-        msg.msg_control = control.buffer;
-        msg.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
-        cmsg = CMSG_FIRSTHDR(&msg);
-        cmsg->cmsg_level = SOL_SOCKET;
-        cmsg->cmsg_type = SCM_RIGHTS;
-        cmsg->cmsg_len = CMSG_LEN(n_fds * sizeof(int));
-        memcpy(CMSG_DATA(cmsg), fds, n_fds * sizeof(int));
-    }
-    if (sendmsg(sock, &msg, MSG_NOSIGNAL) < 0)
+    if (fd_passing_send(sock, m, sizeof(*m), fds, n_fds, 0) < 0)
         _exit(2);
 }
 
@@ -116,6 +106,7 @@ static enum standby {
     STANDBY_TWICE,
     STANDBYS,
     SECOND_REPORT = STANDBYS,
+    UNDIVERTS,
 } script;
 
 static void introduce(int sock, enum standby what)
@@ -145,6 +136,54 @@ static void introduce(int sock, enum standby what)
     close(fds[0]);
 }
 
+/* Counts the elements that it is to take away, and confirms those of the first @n_confirmed messages. */
+_Noreturn static void undiverts_count(int sock, uint32_t place, uint32_t n_confirmed)
+{
+    struct agent_message m;
+
+    while (recv(sock, &m, sizeof(m), 0) == sizeof(m)) {
+        if (m.type != MESSAGE_UNDIVERT)
+            continue;
+        for (uint32_t i = 0; i < m.count; i++) {
+            uint32_t port = address_port(&m.tuples[i].source);
+
+            if (port >= PORTS)
+                _exit(8);
+            heard->ports[place][port]++;
+        }
+        if (n_confirmed > 0) {
+            say(sock, &(struct agent_message){.type = MESSAGE_UNDIVERTED, .count = m.count}, NULL, 0);
+            n_confirmed--;
+        }
+        /* Release, pairs with heard_by(): the ports before their number. */
+        atomic_fetch_add_explicit(&heard->n[place], m.count, memory_order_release);
+    }
+    _exit(0);
+}
+
+/* With a standby that confirms all. */
+_Noreturn static void undiverts_confirm_one(int sock)
+{
+    struct agent_message m = {.type = MESSAGE_STANDBY};
+    int pair[2], pidfd = -1;
+
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        _exit(4);
+    m.result = (int32_t)CLONE(CLONE_PARENT | CLONE_PIDFD | SIGCHLD, &pidfd);
+    if (m.result < 0)
+        _exit(5);
+    if (m.result == 0) {
+        close(sock);
+        close(pair[0]);
+        undiverts_count(pair[1], 1, UINT32_MAX);
+    }
+    close(pair[1]);
+    say(sock, &m, (int[]){pair[0], pidfd}, 2);
+    close(pair[0]);
+    close(pidfd);
+    undiverts_count(sock, 0, 1);
+}
+
 /* With an nft table, whose socket the parent gets with the good report only. */
 _Noreturn static void report_twice(int sock)
 {
@@ -170,6 +209,8 @@ _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t 
     if (script == SECOND_REPORT)
         report_twice(sock);
     say(sock, &(struct agent_message){.type = MESSAGE_STARTED, .count = ENODEV}, NULL, 0);
+    if (script == UNDIVERTS)
+        undiverts_confirm_one(sock);
     introduce(sock, script);
     wait_for_the_end(sock);
 }
@@ -197,6 +238,13 @@ static int read_on(struct agent *a, int64_t deadline_ns) RUNS_ON(role_fwd)
     assert_true(clock_monotonic_ns() < deadline_ns);
     (void)poll(&p, 1, 100);
     return agent_read(a);
+}
+
+static void tuple_make(struct nft_tuple *ret, uint32_t port)
+{
+    memset(ret, 0, sizeof(*ret));
+    ret->source.in.sin_family = ret->destination.in.sin_family = AF_INET;
+    address_set_port(&ret->source, (uint16_t)port);
 }
 
 static int64_t deadline(void)
@@ -301,6 +349,73 @@ static void test_a_second_report_says_why(void **state)
     agent_free(a);
 }
 
+/* Acquire, pairs with undiverts_count(). */
+static uint32_t heard_by(uint32_t place)
+{
+    return atomic_load_explicit(&heard->n[place], memory_order_acquire);
+}
+
+/* An agent that was killed has confirmed six elements of all that it was asked to take away: its standby is
+ * asked for the others, and for what comes after its predecessor's death. */
+static void test_the_next_one_takes_away_what_was_not_confirmed(void **state)
+{
+    enum { FIRST = 100, LATER = 3 };
+    struct agent *a;
+    struct nft_tuple tuples[AGENT_UNDIVERT_MAX];
+    const char *why = NULL;
+    int64_t end_ns = deadline();
+    uint32_t next = 0, taken = 0;
+
+    (void)state;
+    heard = mmap(NULL, sizeof(*heard), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(heard != MAP_FAILED);
+    a = start(UNDIVERTS);
+    role_enter(&role_fwd);
+    while (!agent_has_standby(a))
+        assert_int_equal(read_on(a, end_ns), 0);
+    while (next < FIRST) {
+        tuple_make(&tuples[0], next++);
+        assert_int_equal(agent_undivert(a, tuples, 1), 1);
+    }
+    while (heard_by(0) < FIRST)
+        assert_int_equal(read_on(a, end_ns), 0);
+    assert_int_equal(kill(agent_pid(a), SIGKILL), 0);
+    while (read_on(a, end_ns) == 0)
+        ;
+    for (uint32_t i = 0; i < LATER; i++)
+        tuple_make(&tuples[i], next++);
+    assert_int_equal(agent_undivert(a, tuples, LATER), LATER);
+    assert_int_equal(agent_restart(a, &why), 0);
+    while (heard_by(1) < FIRST - 1 + LATER)
+        assert_int_equal(read_on(a, end_ns), 0);
+    for (uint32_t port = 0; port < next; port++) {
+        assert_int_equal(heard->ports[0][port], port < FIRST ? 1 : 0);
+        assert_int_equal(heard->ports[1][port], port == 0 ? 0 : 1); /* the one that was confirmed */
+    }
+    /* It confirms: there is room for ever more of them. */
+    while (next + AGENT_UNDIVERT_MAX <= PORTS) {
+        for (uint32_t i = 0; i < AGENT_UNDIVERT_MAX; i++)
+            tuple_make(&tuples[i], next + i);
+        taken = agent_undivert(a, tuples, AGENT_UNDIVERT_MAX);
+        next += taken;
+        assert_int_equal(read_on(a, end_ns), 0);
+    }
+    while (heard_by(1) < next - 1)
+        assert_int_equal(read_on(a, end_ns), 0);
+    for (uint32_t port = 1; port < next; port++)
+        assert_int_equal(heard->ports[1][port], 1);
+    /* Gone for good: nobody keeps them. */
+    assert_int_equal(kill(agent_pid(a), SIGKILL), 0);
+    while (read_on(a, end_ns) == 0)
+        ;
+    assert_int_equal(agent_restart(a, &why), -EPIPE);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(agent_undivert(a, tuples, AGENT_UNDIVERT_MAX), AGENT_UNDIVERT_MAX);
+    role_leave(&role_fwd);
+    agent_free(a);
+    munmap(heard, sizeof(*heard));
+}
+
 static void test_whose_child_it_is(void **state)
 {
     int fds[2], parent_fd = (int)syscall(SYS_pidfd_open, getppid(), 0);
@@ -357,6 +472,7 @@ int main(void)
         cmocka_unit_test(test_a_standby_is_taken_at_its_word_by_its_pidfd),
         cmocka_unit_test(test_nonsense_for_a_standby_is_refused),
         cmocka_unit_test(test_a_second_report_says_why),
+        cmocka_unit_test(test_the_next_one_takes_away_what_was_not_confirmed),
         cmocka_unit_test(test_whose_child_it_is),
     };
 
