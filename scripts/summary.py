@@ -7,8 +7,9 @@ RESULTS has a line per step: NAME <tab> STATUS <tab> JUNIT. STATUS is the exit s
 JUNIT the report it wrote, or empty for a step that is one test in itself. A step that failed without a failed
 test in its report (it crashed, or wrote none) counts as one failure, so that nothing is lost.
 
-Prints the failed tests, the reasons of what was skipped with their counts, and the sums last. Exit status 1
-if anything failed or if nothing passed.
+Prints the reasons of what was skipped with their counts, the failed tests with the first line of what each says,
+and the sums last: who sees only the end of a log sees what is wrong. Exit status 1 if anything failed or if
+nothing passed.
 """
 
 import collections
@@ -17,6 +18,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 FAILED_SHOWN_MAX = 50
+MESSAGE_SHOWN_MAX = 300
 
 
 class Sums:
@@ -42,8 +44,9 @@ class Sums:
         for case in report.iter("testcase"):
             name = f"{step}: {case.get('classname', '')}.{case.get('name', '')}"
             skipped = case.find("skipped")
-            if case.find("failure") is not None or case.find("error") is not None:
-                self.failed.append(name)
+            failure = case.find("failure") if case.find("failure") is not None else case.find("error")
+            if failure is not None:
+                self.failed.append(f"{name}: {self.first_line(failure)}".rstrip(": "))
             elif skipped is not None:
                 self.skipped[self.reason(case, skipped)] += 1
             else:
@@ -51,6 +54,11 @@ class Sums:
                 # A test program may have left out some of its tests.
                 for reason in self.said(case):
                     self.skipped[reason] += 1
+
+    @staticmethod
+    def first_line(failure: ElementTree.Element) -> str:
+        lines = (failure.get("message") or failure.text or "").strip().splitlines()
+        return lines[0][:MESSAGE_SHOWN_MAX] if lines else ""
 
     @staticmethod
     def said(case: ElementTree.Element) -> list[str]:
@@ -71,16 +79,16 @@ def main() -> int:
         for line in results:
             step, status, report = line.rstrip("\n").split("\t")
             sums.add(step, int(status), report)
+    if sums.skipped:
+        print("skipped, by reason:")
+        for reason, n in sums.skipped.most_common():
+            print(f"  {n:4d}  {reason}")
     if sums.failed:
         print("failed:")
         for name in sums.failed[:FAILED_SHOWN_MAX]:
             print(f"  {name}")
         if len(sums.failed) > FAILED_SHOWN_MAX:
             print(f"  and {len(sums.failed) - FAILED_SHOWN_MAX} more")
-    if sums.skipped:
-        print("skipped, by reason:")
-        for reason, n in sums.skipped.most_common():
-            print(f"  {n:4d}  {reason}")
     print(f"passed: {sums.passed}  failed: {len(sums.failed)}  skipped: {sums.skipped.total()}")
     return 1 if sums.failed or sums.passed == 0 else 0
 
