@@ -23,7 +23,6 @@ enum {
     LATE_MAX = 32,
     REQUESTS_PER_TURN = 64,
     PATIENCE_MS = 2000,
-    READS_PER_TURN = 4,
     SYN_ACK_MSS = 65495, /* as no SYN-ACK of libslirp's has it */
     TCP_SIZE = 20,
     TCP_SYN = 2,
@@ -469,23 +468,11 @@ void inside_reset(const struct guest_connection *c)
 
 static void conn_read(struct conn *c)
 {
-    for (int i = 0; i < READS_PER_TURN; i++) {
-        ssize_t n = recv(c->fd, buffer, sizeof(buffer), 0);
+    enum pattern_end end = pattern_read(c->fd, &c->received, true);
 
-        if (n < 0 && errno == EAGAIN)
-            return;
-        if (n < 0) {
-            conn_close(c, true);
-            return;
-        }
-        if (n == 0) {
-            c->ended = true;
-            return;
-        }
-        for (ssize_t at = 0; at < n; at++)
-            CHECK(buffer[at] == pattern(c->received + (uint32_t)at));
-        c->received += (uint32_t)n;
-    }
+    if (end == PATTERN_RESET)
+        conn_close(c, true);
+    c->ended = end == PATTERN_ENDED;
 }
 
 bool inside_serve(void)

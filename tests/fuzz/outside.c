@@ -128,25 +128,29 @@ void outside_end(void)
     }
 }
 
-static void conn_read(struct conn *c)
+enum pattern_end pattern_read(int fd, uint32_t *received, bool check)
 {
     for (int i = 0; i < READS_PER_TURN; i++) {
-        ssize_t n = recv(c->fd, buffer, sizeof(buffer), 0);
+        ssize_t n = recv(fd, buffer, sizeof(buffer), 0);
 
-        if (n < 0 && errno == EAGAIN)
-            return;
-        if (n < 0) {
-            conn_close(c, true);
-            return;
-        }
-        if (n == 0) {
-            c->ended = true;
-            return;
-        }
-        for (ssize_t at = 0; at < n && !believe_nothing; at++)
-            CHECK(buffer[at] == pattern(c->received + (uint32_t)at));
-        c->received += (uint32_t)n;
+        if (n < 0)
+            return errno == EAGAIN ? PATTERN_GOES_ON : PATTERN_RESET;
+        if (n == 0)
+            return PATTERN_ENDED;
+        for (ssize_t at = 0; at < n && check; at++)
+            CHECK(buffer[at] == pattern(*received + (uint32_t)at));
+        *received += (uint32_t)n;
     }
+    return PATTERN_GOES_ON;
+}
+
+static void conn_read(struct conn *c)
+{
+    enum pattern_end end = pattern_read(c->fd, &c->received, !believe_nothing);
+
+    if (end == PATTERN_RESET)
+        conn_close(c, true);
+    c->ended = end == PATTERN_ENDED;
 }
 
 /* Sends everything back to where it came from. */

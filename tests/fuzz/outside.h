@@ -21,6 +21,12 @@ static inline uint8_t pattern(uint32_t at)
     return (uint8_t)(at * 31 + (at >> 8) * 7 + (at >> 16));
 }
 
+/* What there is to read of a stream whose bytes are to be the pattern's from *@received on, which it adds to;
+ * with
+ * @check, others end the process. A bounded number of reads. */
+enum pattern_end { PATTERN_GOES_ON, PATTERN_ENDED, PATTERN_RESET };
+enum pattern_end pattern_read(int fd, uint32_t *received, bool check);
+
 /* Once, before there are threads. Ends the process with a sentence when there can be no namespace. */
 void outside_init(void);
 
