@@ -197,6 +197,8 @@ static bool client_flush(struct api_server *s, struct client *c) RUNS_ON(role_ap
             if (!c->is_http) /* a scraper has SCRAPE_MS for all of it */
                 client_heard(c, IDLE_MS);
         } else if (errno == EAGAIN) {
+            if (!c->is_http && c->state != CLIENT_WRITING) /* what it had time for before is another matter */
+                client_heard(c, IDLE_MS);
             client_enter(s, c, CLIENT_WRITING);
             return false;
         } else if (errno != EINTR) {

@@ -552,7 +552,7 @@ static int threads_confined_start(struct program *p, struct failure *why)
     struct confine_config config = {
         .sandbox = p->options.sandbox,
         .seccomp = p->options.seccomp,
-        .watch = p->target.pid_fd >= 0,
+        .watch = target_watch_is_on(&p->target),
         .children = {p->agent ? agent_pid(p->agent) : 0, p->options.run ? p->run.pid : 0},
     };
     int r;
@@ -595,6 +595,7 @@ static void report_ready(int fd)
     close(fd);
 }
 
+/* 1: the end was asked for before there was anybody to serve; supervise() sees it at once. */
 static int start(struct program *p, struct failure *why)
 {
     _cleanup_(guest_opening_end) struct guest_opening opening = GUEST_OPENING_NULL;
@@ -606,11 +607,14 @@ static int start(struct program *p, struct failure *why)
         return r;
     /* One process for both: nothing goes on without its TAP; what it does as the agent runs beside us. */
     guest_opening_init(&opening, o);
+    opening.signal_fd = p->signal_fd;
     if ((r = agent_begin(p, &opening, why)) < 0)
         return r;
     if (!p->agent)
         guest_opening_fork(&opening);
     r = guest_link_open(&link, &opening, o, why);
+    if (r > 0)
+        return r;
     if (r < 0) {
         char text[512];
 
@@ -626,7 +630,7 @@ static int start(struct program *p, struct failure *why)
     }
     /* The watch needs /proc for as long as it runs, which would be a way out of the sandbox. */
     if (o->target == TARGET_PID && !o->sandbox && !o->run)
-        target_watch_init(&p->target, o->pid);
+        target_watch_init(&p->target, o->pid, opening.net_fd);
     options_print_banner(o);
     if (o->pcap) {
         r = capture_new(&p->capture, o->pcap,
@@ -669,10 +673,10 @@ static int supervise(struct program *p)
         [SIGNAL] = {.fd = p->signal_fd, .events = POLLIN},
         /* Only the end of the other side counts (POLLHUP). */
         [EXIT] = {.fd = p->options.exit_fd, .events = 0},
-        [GONE] = {.fd = engine_gone_fd(p->engine), .events = POLLIN},
+        [GONE] = {.fd = p->engine ? engine_gone_fd(p->engine) : -1, .events = POLLIN},
         [TARGET] = {.fd = p->target.pid_fd, .events = POLLIN},
     };
-    bool target_ended = false;
+    bool target_ended = p->target.ended;
 
     if (p->exit_fd_closed) {
         log_info("exitfd event");

@@ -355,10 +355,28 @@ static int set_offload(struct guest_link *link, const struct options *o, struct 
     return 0;
 }
 
-static int open_bess(const char *path, struct failure *why)
+/* 0: there is a peer; 1: the end was asked for. A peer may come for hours, or never. */
+static int wait_for_peer(int listen_fd, int signal_fd, int exit_fd)
+{
+    enum { PEER, SIGNAL, EXIT };
+    struct pollfd fds[] = {
+        [PEER] = {.fd = listen_fd, .events = POLLIN},
+        [SIGNAL] = {.fd = signal_fd, .events = POLLIN},
+        [EXIT] = {.fd = exit_fd, .events = 0},
+    };
+
+    while (poll(fds, sizeof(fds) / sizeof(fds[0]), -1) < 0) {
+        if (errno != EINTR)
+            return -errno;
+    }
+    return fds[SIGNAL].revents || fds[EXIT].revents ? 1 : 0;
+}
+
+static int open_bess(struct guest_link *ret, int signal_fd, const struct options *o, struct failure *why)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
     _cleanup_close_ int listen_fd = -1, fd = -1;
+    const char *path = o->path;
     int r;
 
     if (strlen(path) >= sizeof(addr.sun_path))
@@ -366,22 +384,28 @@ static int open_bess(const char *path, struct failure *why)
     memcpy(addr.sun_path, path, strlen(path));
     if (unlink(path) < 0 && errno != ENOENT && errno != EISDIR)
         return failure(why, -errno, NULL, "cannot remove the old %s", path);
-    listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    listen_fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (listen_fd < 0)
         return failure(why, -errno, NULL, "socket");
     if (bind(listen_fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 || listen(listen_fd, 1) < 0)
         return failure(why, -errno, NULL, "bind %s", path);
     log_plain(LOG_LEVEL_INFO, "Waiting for connection to %s", path);
-    do {
-        fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    } while (fd < 0 && errno == EINTR);
-    r = fd < 0 ? failure(why, -errno, NULL, "accept on %s", path) : 0;
-    unlink(path); /* one peer, and it is here */
+    do { /* a peer that has gone again is none */
+        r = wait_for_peer(listen_fd, signal_fd, o->exit_fd);
+        fd = r == 0 ? accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK) : -1;
+    } while (r == 0 && fd < 0 && (errno == EINTR || errno == EAGAIN));
     if (r < 0)
+        failure(why, r, NULL, "poll");
+    else if (r == 0 && fd < 0)
+        r = failure(why, -errno, NULL, "accept on %s", path);
+    unlink(path); /* one peer, and it is here */
+    if (r != 0)
         return r;
     log_plain(LOG_LEVEL_INFO, "sent \"tapfd\"=%d (not really TAP) for %s", fd, path);
     log_plain(LOG_LEVEL_INFO, "received tapfd=%d", fd);
-    return steal_fd(&fd);
+    ret->is_socket = true;
+    ret->fd = steal_fd(&fd);
+    return 0;
 }
 
 int guest_link_open(struct guest_link *ret, struct guest_opening *g, const struct options *o,
@@ -399,12 +423,11 @@ int guest_link_open(struct guest_link *ret, struct guest_opening *g, const struc
         r = open_given(&link, o->tap_fd, why);
         break;
     case TARGET_BESS:
-        link.is_socket = true;
-        link.fd = open_bess(o->path, why);
+        r = open_bess(&link, g->signal_fd, o, why);
         break;
     }
-    if (r < 0 || link.fd < 0)
-        return r < 0 ? r : link.fd;
+    if (r != 0 || link.fd < 0)
+        return r != 0 ? r : link.fd;
     if (!link.is_socket && (r = set_offload(&link, o, why)) < 0) {
         close(link.fd);
         return r;

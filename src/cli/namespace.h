@@ -32,14 +32,16 @@ struct guest_opening {
     const struct options *options; /* the caller's; NULL: this target takes no child */
     int user_fd, net_fd;           /* the guest's namespaces; user_fd is -1 where none is named */
     int sock, child_sock;          /* the report comes through this pair */
+    int signal_fd;                 /* the caller's; readable: wait no longer; -1: none */
     pid_t child;                   /* -1: none of its own */
     bool begun;                    /* there is a child */
     struct failure why;            /* there is none */
 };
 
-#define GUEST_OPENING_NULL                                                                          \
-    {                                                                                               \
-        .user_fd = -1, .net_fd = -1, .sock = -1, .child_sock = -1, .child = -1, .why = FAILURE_NULL \
+#define GUEST_OPENING_NULL                                                                       \
+    {                                                                                            \
+        .user_fd = -1, .net_fd = -1, .sock = -1, .child_sock = -1, .signal_fd = -1, .child = -1, \
+        .why = FAILURE_NULL                                                                      \
     }
 
 /* Opens what the child needs, where the target takes one. What fails is told by guest_link_open().
@@ -60,7 +62,9 @@ void guest_opening_fork(struct guest_opening *g);
 /* Closes everything, and waits for the end of a child of its own, which follows its report. */
 void guest_opening_end(struct guest_opening *g);
 
-/* Waits for the child's report. Returns 0, or a negative errno with its sentence; nothing is left behind then
- * but the child, which ends. Prints the lines that clients expect about descriptors sent and received. */
+/* Waits for the child's report, or for a peer (--target-type=bess). Returns 0, or a negative errno with its
+ * sentence; nothing is left behind then but the child, which ends. 1: no peer has come before the signal_fd
+ * was readable or the exit-fd's other side closed, and nothing is left behind. Prints the lines that clients
+ * expect about descriptors sent and received. */
 int guest_link_open(struct guest_link *ret, struct guest_opening *g, const struct options *o,
                     struct failure *why);

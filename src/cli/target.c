@@ -13,14 +13,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-void target_watch_init(struct target_watch *w, pid_t pid)
+static bool is_in_namespace(const struct target_watch *w, const struct stat *st)
+{
+    return st->st_dev == w->net_dev && st->st_ino == w->net_ino;
+}
+
+void target_watch_init(struct target_watch *w, pid_t pid, int net_fd)
 {
     char path[64];
     struct stat st;
 
     *w = (struct target_watch)TARGET_WATCH_NULL;
-    snprintf(path, sizeof(path), "/proc/%d/ns/net", pid);
-    if (stat(path, &st) < 0)
+    if (fstat(net_fd, &st) < 0)
         return;
     w->net_dev = st.st_dev;
     w->net_ino = st.st_ino;
@@ -28,6 +32,18 @@ void target_watch_init(struct target_watch *w, pid_t pid)
     if (w->proc_fd < 0)
         return;
     w->pid_fd = (int)syscall(SYS_pidfd_open, pid, 0); /* close-on-exec by itself */
+    if (w->pid_fd < 0 && errno != ESRCH) {
+        closep(&w->proc_fd);
+        return;
+    }
+    /* After pidfd_open(): from here on it is one process that is spoken of. */
+    snprintf(path, sizeof(path), "/proc/%d/ns/net", pid);
+    w->ended = w->pid_fd < 0 || stat(path, &st) < 0 || !is_in_namespace(w, &st);
+}
+
+bool target_watch_is_on(const struct target_watch *w)
+{
+    return w->proc_fd >= 0;
 }
 
 void target_watch_deinit(struct target_watch *w)
@@ -67,7 +83,7 @@ bool target_watch_in_use(const struct target_watch *w)
             continue;
         snprintf(path, sizeof(path), "%s/ns/net", entry->d_name);
         if (fstatat(fd, path, &st, 0) == 0) {
-            found = st.st_dev == w->net_dev && st.st_ino == w->net_ino && !is_agent(fd, entry->d_name);
+            found = is_in_namespace(w, &st) && !is_agent(fd, entry->d_name);
         } else if (errno == EACCES || errno == EPERM) {
             /* A process of our own user that we may not look into may be one with other credentials inside.
              */

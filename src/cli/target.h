@@ -13,8 +13,9 @@
 #include <sys/types.h>
 
 struct target_watch {
-    int pid_fd;  /* readable when the target has ended; -1: not watched */
-    int proc_fd; /* /proc, kept for the time after the sandbox's pivot_root */
+    int pid_fd;  /* readable when the target has ended; -1: not watched, or it has ended before */
+    int proc_fd; /* /proc, kept for the time after the sandbox's pivot_root; -1: not watched */
+    bool ended;  /* before the watch began */
     dev_t net_dev;
     ino_t net_ino;
 };
@@ -24,8 +25,10 @@ struct target_watch {
         .pid_fd = -1, .proc_fd = -1 \
     }
 
-/* Begins to watch; without pidfds or without permission there is just no watch. */
-void target_watch_init(struct target_watch *w, pid_t pid);
+/* Begins to watch process @pid, whose network namespace is @net_fd (the caller's); without pidfds or without
+ * permission there is just no watch. The process may have ended, and its id may be another's by now. */
+void target_watch_init(struct target_watch *w, pid_t pid, int net_fd);
+bool target_watch_is_on(const struct target_watch *w);
 void target_watch_deinit(struct target_watch *w);
 
 /* Is any process in the target's network namespace that is no nsagent? What cannot be read counts as no

@@ -320,7 +320,8 @@ static bool shown_address(struct forwards *f, int fd, int family, union address 
     if (getpeername(fd, &client.sa, &size) < 0)
         return false;
     address_unmap(&client);
-    if (address_is_self(&client)) { /* a loopback source must never reach the guest (CVE-2021-20199) */
+    /* A loopback source must never reach the guest (CVE-2021-20199); a link-local one says nothing there. */
+    if (address_is_self(&client) || address_is_link_local(&client)) {
         port = address_port(&client);
         memset(ret, 0, sizeof(*ret));
         ret->sa.sa_family = (sa_family_t)family;
@@ -332,8 +333,7 @@ static bool shown_address(struct forwards *f, int fd, int family, union address 
         return true;
     }
     *ret = client;
-    return client.sa.sa_family == family &&
-           (family == AF_INET || !IN6_IS_ADDR_LINKLOCAL(&client.in6.sin6_addr));
+    return client.sa.sa_family == family;
 }
 
 /* A socket that is @shown connects to @guest. */

@@ -44,6 +44,23 @@ static inline void address_unmap(union address *a)
     }
 }
 
+/* fe80::/10: on a link, and the guest is on none but its own. */
+static inline bool address_is_link_local(const union address *a)
+{
+    return a->sa.sa_family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&a->in6.sin6_addr);
+}
+
+/* Would the guest look for @a on its own link, where nobody of that address is? Its network is
+ * @network/@netmask, and fd00::/64. */
+static inline bool address_is_on_link(const union address *a, struct in_addr network, struct in_addr netmask)
+{
+    static const uint8_t prefix6[8] = {0xfd};
+
+    if (a->sa.sa_family == AF_INET)
+        return (a->in.sin_addr.s_addr & netmask.s_addr) == network.s_addr;
+    return address_is_link_local(a) || memcmp(&a->in6.sin6_addr, prefix6, sizeof(prefix6)) == 0;
+}
+
 /* 127.0.0.0/8, 0.0.0.0/8, ::1, ::, and the IPv4-mapped forms of these: names of this very host. */
 static inline bool ipv4_is_self(const uint8_t addr[4])
 {

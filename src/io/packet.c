@@ -100,9 +100,10 @@ static enum packet_kind parse_ipv6(struct packet *p, const uint8_t *ip, uint32_t
             if (left < 8)
                 return PACKET_MALFORMED;
             extension_size = 8;
-            p->is_fragment =
-                get_u16(at + 2) & 0xfff9; /* RFC 8200 4.5: offset 0 and no more: an atomic fragment */
-            if (get_u16(at + 2) & 0xfff8) {
+            /* RFC 8200 4.5: offset 0 and no more: an atomic fragment. What follows is known when all of a
+             * datagram is there; until then each of its fragments is told by the same number. */
+            if (get_u16(at + 2) & 0xfff9) {
+                p->is_fragment = true;
                 p->ip_protocol = at[0];
                 return PACKET_IPV6;
             }

@@ -12,6 +12,8 @@
 
 enum { CHECK_MS = 1000, DNS_PORT = 53 };
 
+/* The unspecified address is this host, which answers from its loopback: under that name it is known again.
+ */
 static void take_address(struct resolv *r, char *text)
 {
     char *scope = strchr(text, '%');
@@ -22,10 +24,14 @@ static void take_address(struct resolv *r, char *text)
         *scope++ = '\0';
     if (!r->v4.sa.sa_family && !scope && inet_pton(AF_INET, text, &a.in.sin_addr) == 1) {
         a.sa.sa_family = AF_INET;
+        if (a.in.sin_addr.s_addr == htonl(INADDR_ANY))
+            a.in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
         address_set_port(&a, DNS_PORT);
         r->v4 = a;
     } else if (!r->v6.sa.sa_family && inet_pton(AF_INET6, text, &a.in6.sin6_addr) == 1) {
         a.sa.sa_family = AF_INET6;
+        if (IN6_IS_ADDR_UNSPECIFIED(&a.in6.sin6_addr))
+            a.in6.sin6_addr = in6addr_loopback;
         address_set_port(&a, DNS_PORT);
         a.in6.sin6_scope_id = scope ? if_nametoindex(scope) : 0;
         r->v6 = a;

@@ -62,7 +62,7 @@ bool udp_shown(const struct udp_flows *u, const struct udp_flow *f, const union 
         }
         return true;
     }
-    return !v6 || !IN6_IS_ADDR_LINKLOCAL(&real->in6.sin6_addr); /* a link the guest is not on */
+    return !address_is_link_local(real); /* a link the guest is not on */
 }
 
 /* ---- ICMP errors ---- */

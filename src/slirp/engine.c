@@ -234,6 +234,8 @@ static int engine_init(struct engine *e, struct failure *why)
         .tap_fd = e->config.is_socket ? -1 : e->config.tap_fd,
         .mtu = e->config.mtu,
         .gateway = e->config.gateway,
+        .network = e->config.network,
+        .netmask = e->config.netmask,
         .send = udp_send,
         .arg = e,
     };

@@ -232,7 +232,8 @@ int engine_adopt(struct engine *e, int conn_fd, const union address *guest)
     if (getpeername(conn_fd, &a.shown.sa, &size) < 0)
         return -errno;
     address_unmap(&a.shown);
-    if (address_is_self(&a.shown) || a.shown.sa.sa_family != guest->sa.sa_family) {
+    if (address_is_self(&a.shown) || a.shown.sa.sa_family != guest->sa.sa_family ||
+        address_is_on_link(&a.shown, e->config.network, e->config.netmask)) {
         uint16_t port = address_port(&a.shown);
 
         memset(&a.shown, 0, sizeof(a.shown));

@@ -10,6 +10,14 @@
 static const uint8_t dns6[16] = {0xfd, [15] = 3};
 static const uint8_t prefix6[8] = {0xfd};
 
+/* ::ffff:0:0/96: no address of a packet's (RFC 4038 4.2). libslirp's IPv6 sockets would make IPv4 of it. */
+static bool is_mapped(const uint8_t addr[16])
+{
+    static const uint8_t prefix[12] = {[10] = 0xff, [11] = 0xff};
+
+    return memcmp(addr, prefix, sizeof(prefix)) == 0;
+}
+
 static bool is_link_local6(const uint8_t addr[16])
 {
     return addr[0] == 0xfe && (addr[1] & 0xc0) == 0x80;
@@ -39,6 +47,8 @@ static enum filter_verdict filter_ipv6(const struct filter *f, const struct pack
         return FILTER_DROP_OTHER;
     if (f->disable_host_loopback && ipv6_is_self(p->dst))
         return FILTER_DROP_LOOPBACK;
+    if (is_mapped(p->dst) || is_mapped(p->src))
+        return FILTER_DROP_OTHER;
     if (f->disable_dns && memcmp(p->dst, dns6, sizeof(dns6)) == 0 && p->ip_protocol != IPPROTO_ICMPV6)
         return FILTER_DROP_DNS;
     if (p->ip_protocol == IPPROTO_TCP && is_for_many(PACKET_IPV6, p))

@@ -200,7 +200,8 @@ static bool choose_shown(struct udp_forwards *u, const struct udp_forward *f, co
     union address shown = *real;
     uint16_t port = address_port(real);
 
-    if (address_is_self(real) || real->sa.sa_family != f->guest.sa.sa_family) {
+    if (address_is_self(real) || real->sa.sa_family != f->guest.sa.sa_family ||
+        address_is_on_link(real, u->config.network, u->config.netmask)) {
         memset(&shown, 0, sizeof(shown));
         shown.sa.sa_family = f->guest.sa.sa_family;
         if (shown.sa.sa_family == AF_INET)

@@ -34,7 +34,7 @@ struct udp_forwards_config {
     int tap_fd;   /* to ask the TAP's MAC address; -1: a socket, addresses are learned only */
     int epoll_fd; /* the slirp thread's; sockets are added with EVENT_UDP tags */
     unsigned mtu;
-    struct in_addr gateway;
+    struct in_addr gateway, network, netmask;
     struct in6_addr gateway6;
     /* Sends a frame to the guest; the buffer stays the caller's. */
     void (*send)(void *arg, const void *frame, uint32_t size);
