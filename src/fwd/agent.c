@@ -35,6 +35,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/resource.h>
@@ -58,7 +59,8 @@ struct stock {
 };
 
 struct agent {
-    struct agent_child child;                       /* fixed when the worker runs, then the client's */
+    int go_fd;                /* main's: a copy of the first conversation; -1 after agent_go() */
+    struct agent_child child; /* fixed when the worker runs, then the client's */
     struct agent_child standby OWNED_BY(role_fwd);  /* who takes its place */
     struct agent_child previous OWNED_BY(role_fwd); /* whose place it took, until that is reaped */
     uint32_t generation OWNED_BY(role_fwd);
@@ -425,11 +427,14 @@ int agent_restart(struct agent *a, const char **ret_why)
     return 0;
 }
 
-/* The standby has no other end to wait for: it is not to keep the nft table. */
+/* Neither has another end to wait for: they are not to keep the nft table, nor sockets that nobody will read.
+ */
 void agent_abandon(struct agent *a)
 {
     (void)gone(a, false);
     a->over = true;
+    agent_child_hang_up(&a->child);
+    agent_child_kill(&a->child);
     agent_child_hang_up(&a->standby);
     agent_child_kill(&a->standby);
 }
@@ -568,11 +573,22 @@ uint32_t agent_undivert(struct agent *a, const struct nft_tuple *tuples, uint32_
         (void)nft_remove(a->nft, tuples, count); /* one that stays does no harm but take room */
         return count;
     }
-    if (a->over) /* agent_divert_end() */
-        return count;
+    if (a->over)
+        return a->nft ? 0 : count; /* agent_divert_end() */
     done = undivert_queue_add(&a->undiverts, tuples, count);
     undiverts_send(a);
     return done;
+}
+
+bool agent_undivert_is_pending(const struct agent *a, const struct nft_tuple *tuple)
+{
+    return undivert_queue_has(&a->undiverts, tuple);
+}
+
+void agent_give_up(struct agent *a)
+{
+    if (!a->gone)
+        agent_child_kill(&a->child);
 }
 
 void agent_divert_end(struct agent *a)
@@ -580,16 +596,17 @@ void agent_divert_end(struct agent *a)
     if (!a->gone || a->direct || !a->nft)
         return;
     a->nft = nft_free(a->nft); /* the agent's copy of the socket is closed already: this was the last one */
+    a->undiverts.n = a->undiverts.n_asked = 0;
 }
 
-void agent_divert_nested(struct agent *a)
+int agent_divert_nested(struct agent *a)
 {
     static const struct agent_message message = {.type = MESSAGE_NESTED};
+    int r;
 
-    if (a->direct)
-        (void)nft_nested(a->nft, true); /* without conntrack nested connections stay with libslirp */
-    else if (!a->gone)
-        (void)send_message(a, &message);
+    if (a->direct && (r = nft_nested(a->nft, true)) != -EPERM)
+        return r;
+    return a->gone || send_message(a, &message) < 0 ? -EAGAIN : 0;
 }
 
 void agent_look(struct agent *a)
@@ -681,6 +698,7 @@ struct agent *agent_free(struct agent *a) TSA(no_thread_safety_analysis) /* afte
     if (!a)
         return NULL;
     stocks_close(a);
+    closep(&a->go_fd);
     nft_free(a->nft);
     process_end(a);
     child_end(&a->standby);
@@ -738,6 +756,7 @@ static int wait_started(struct agent *a, struct failure *why)
 static void agent_init(struct agent *a, const struct agent_config *config)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
+    a->go_fd = -1;
     a->child = a->standby = a->previous = (struct agent_child)AGENT_CHILD_NULL;
     for (int i = 0; i < AGENT_FAMILIES; i++) {
         a->stocks[i].reason = AGENT_NOT_YET;
@@ -787,6 +806,9 @@ int agent_start(struct agent **ret, const struct agent_config *config, struct fa
     if (a->child.pid < 0)
         return failure(why, r, NULL, "cannot fork the agent");
     agent_child_hold(&a->child);
+    a->go_fd = fcntl(a->child.fd, F_DUPFD_CLOEXEC, 0);
+    if (a->go_fd < 0)
+        return failure(why, -errno, "raise RLIMIT_NOFILE", "the agent's socket");
     *ret = steal(&a);
     return 0;
 }
@@ -807,5 +829,7 @@ void agent_go(struct agent *a)
 {
     static const struct agent_message look = {.type = MESSAGE_LOOK};
 
-    (void)send_message(a, &look); /* its end is seen where it is read */
+    (void)send(a->go_fd, &look, sizeof(look),
+               MSG_DONTWAIT | MSG_NOSIGNAL); /* its end is seen where it is read */
+    closep(&a->go_fd);
 }

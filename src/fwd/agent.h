@@ -120,13 +120,20 @@ int agent_divert_now(struct agent *a, const struct repair_spec *spec, int *ret_f
  * caller takes the element away. */
 int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec) RUNS_ON(role_fwd);
 /* Takes elements away, AGENT_UNDIVERT_MAX at most. Returns for how many it sees to that, whatever agent comes
- * or goes: the first ones; fewer: the agent is too busy, try the others later. */
+ * or goes: the first ones; fewer: the agent is too busy, try the others later; or it is gone for good and
+ * nobody else may, then they stay until agent_divert_end(). */
 enum { AGENT_UNDIVERT_MAX = 64 };
 uint32_t agent_undivert(struct agent *a, const struct nft_tuple *tuples, uint32_t count) RUNS_ON(role_fwd);
+/* It is still to be taken away: what has these addresses may yet be led to lo. */
+bool agent_undivert_is_pending(const struct agent *a, const struct nft_tuple *tuple) RUNS_ON(role_fwd);
 /* No connection is diverted. When the agent is gone and nobody else may take elements away, the whole table
  * goes: an element that is left over would catch a later connection with the same addresses. */
 void agent_divert_end(struct agent *a) RUNS_ON(role_fwd);
-void agent_divert_nested(struct agent *a) RUNS_ON(role_fwd);
+/* Containers behind a bridge, too (nft_nested()). 0: it will be seen to. -EAGAIN: the agent is too busy, or
+ * gone; ask again. Another negative errno: not in this namespace. */
+int agent_divert_nested(struct agent *a) RUNS_ON(role_fwd);
+/* It has not answered for too long: ends it, which shows in agent_read(). */
+void agent_give_up(struct agent *a) RUNS_ON(role_fwd);
 /* Asks it to look at lo and its rules again, at most once a second. */
 void agent_look(struct agent *a) RUNS_ON(role_fwd);
 bool agent_is_gone(const struct agent *a) RUNS_ON(role_fwd);

@@ -43,6 +43,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/counters.h"
+#include "base/log.h"
 #include "fwd/agent.h"
 #include "fwd/destination.h"
 #include "fwd/half_open.h"
@@ -73,7 +74,9 @@ enum {
     LINGER_SHORT_MS = 1000, /* ... they linger shorter */
     SLIRP_MS = 130000,      /* Linux repeats a SYN for 127 s (tcp_syn_retries 6) */
     SWEEP_MS = 1000,
-    AGENT_BUSY_MS = 5, /* until it may hear more */
+    AGENT_BUSY_MS = 5,      /* until it may hear more */
+    AGENT_SILENT_MS = 3000, /* for which it does not answer: it takes some 100 us for each */
+    SYNS_PER_TURN = 64,     /* the worker has other duties, and a guest can always send more */
 };
 
 enum state { STATE_FREE, STATE_CONNECTING, STATE_BUILDING, STATE_OPEN, STATE_LINGER, STATE_SLIRP };
@@ -115,13 +118,16 @@ struct divert {
     struct entry *entries[ENTRIES] OWNED_BY(role_fwd);
     uint32_t n_waiting OWNED_BY(role_fwd);     /* entries in LINGER or SLIRP */
     uint32_t n_building OWNED_BY(role_fwd);    /* entries in BUILDING */
+    uint32_t n_flows OWNED_BY(role_fwd);       /* entries in OPEN */
+    int64_t answer_ns OWNED_BY(role_fwd);      /* the agent's last one, or the first that it was asked for */
     struct link connecting OWNED_BY(role_fwd); /* entries, by age */
     uint32_t n_connecting OWNED_BY(role_fwd);
     uint32_t connecting_max; /* fixed */
     uint32_t generation OWNED_BY(role_fwd);
     uint32_t agent OWNED_BY(role_fwd); /* agent_generation() of the one that all have been asked */
     int64_t sweep_ns OWNED_BY(role_fwd);
-    bool nested OWNED_BY(role_fwd);
+    bool nested OWNED_BY(role_fwd);    /* the agent has been told of containers */
+    bool no_nested OWNED_BY(role_fwd); /* their connections cannot be diverted here */
 
     pthread_mutex_t lock;        /* innermost */
     struct syn queue[QUEUE_MAX]; /* under lock: a ring */
@@ -341,6 +347,27 @@ static void wait_in(struct divert *d, struct entry *e, enum state state, int64_t
         d->sweep_ns = now_ns + SWEEP_MS * NS_PER_MS;
 }
 
+static struct nft_tuple tuple_of(const struct entry *e)
+{
+    return (struct nft_tuple){.source = e->source, .destination = e->destination};
+}
+
+/* libslirp gets the SYN. Not while packets with its addresses may be led elsewhere: the guest repeats it, or
+ * takes another port where that will not end soon. */
+static void inject(struct divert *d, const struct entry *e, const struct syn *s) RUNS_ON(role_fwd)
+{
+    const struct agent *agent = workers_agent(d->config.workers);
+    struct nft_tuple tuple = tuple_of(e);
+    struct packet p;
+
+    if (!agent_undivert_is_pending(agent, &tuple)) {
+        d->config.inject(d->config.arg, s->frame, s->size);
+    } else if (agent_is_gone(agent)) {
+        (void)packet_parse(&p, s->frame, s->size);
+        send_reset(d, &p);
+    }
+}
+
 /* libslirp does it, because of @reason. */
 static void give_to_slirp(struct divert *d, struct entry *e, enum counter_id reason) RUNS_ON(role_fwd)
 {
@@ -349,16 +376,11 @@ static void give_to_slirp(struct divert *d, struct entry *e, enum counter_id rea
         d->n_building--;
     connecting_over(d, e);
     closep(&e->host_fd);
-    d->config.inject(d->config.arg, e->syn.frame, e->syn.size);
+    inject(d, e, &e->syn);
     wait_in(d, e, STATE_SLIRP, SLIRP_MS);
 }
 
-static struct nft_tuple tuple_of(const struct entry *e)
-{
-    return (struct nft_tuple){.source = e->source, .destination = e->destination};
-}
-
-/* False: the agent is too busy to hear it. */
+/* False: the agent is too busy to hear it, or gone for good. */
 static bool undivert(struct divert *d, const struct entry *e) RUNS_ON(role_fwd)
 {
     struct nft_tuple tuple = tuple_of(e);
@@ -375,10 +397,10 @@ static void connecting_begin(struct divert *d, struct entry *e) RUNS_ON(role_fwd
     link_insert_before(&d->connecting, &e->connecting);
     d->n_connecting++;
     counter_add_shared(COUNTER_divert_half_open, 1);
-    while (d->n_connecting > d->connecting_max) {
+    for (;;) {
         struct entry *oldest = container_of(d->connecting.next, struct entry, connecting);
 
-        if (e->since_ns - oldest->since_ns < HALF_OPEN_GRACE_MS * NS_PER_MS)
+        if (!half_open_is_too_much(d->n_connecting, d->connecting_max, e->since_ns - oldest->since_ns))
             return;
         counter_add_shared(COUNTER_divert_half_open_evicted, 1);
         entry_free(d, oldest);
@@ -420,6 +442,26 @@ static void linger(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     wait_in(d, e, STATE_LINGER, d->n_waiting < LINGER_MANY ? LINGER_MS : LINGER_SHORT_MS);
 }
 
+/* BUILDING, and it will not be built. Its element may be there: what libslirp has must not be led elsewhere.
+ * Where nobody can take it away now the guest is to try with another port. */
+static void withdraw(struct divert *d, struct entry *e, enum counter_id reason) RUNS_ON(role_fwd)
+{
+    struct packet p;
+
+    if (undivert(d, e)) {
+        give_to_slirp(d, e, reason);
+        return;
+    }
+    count_fallback(reason);
+    d->n_building--;
+    closep(&e->host_fd);
+    parse_syn(e, &p);
+    send_reset(d, &p);
+    e->spec.peer_isn = handshake_sequence(&p);
+    publish(d, e, true);
+    linger(d, e);
+}
+
 /* Both sockets are there; @fd is the guest's side. */
 static void opened(struct divert *d, struct entry *e, int fd) RUNS_ON(role_fwd)
 {
@@ -427,6 +469,7 @@ static void opened(struct divert *d, struct entry *e, int fd) RUNS_ON(role_fwd)
     struct packet p;
 
     e->state = STATE_OPEN;
+    d->n_flows++;
     publish(d, e, true);
     parse_syn(e, &p);
     send_syn_ack(d, e, &p); /* before the first byte: a guest that waits for it would drop data */
@@ -436,6 +479,7 @@ static void opened(struct divert *d, struct entry *e, int fd) RUNS_ON(role_fwd)
     if (workers_give(d->config.workers, host_fd, fd, FLOW_CONNECTED, &e->user) < 0) {
         close(host_fd); /* the worker's queue is full: the guest sees the connection end */
         close(fd);
+        d->n_flows--;
         linger(d, e);
     }
 }
@@ -472,7 +516,8 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     }
     e->state = STATE_BUILDING;
     e->agent = agent_generation(agent);
-    d->n_building++;
+    if (d->n_building++ == 0)
+        d->answer_ns = clock_monotonic_ns();
     if (r != -EAGAIN || (r = agent_divert(agent, id_of(d, e), &e->spec)) < 0)
         give_to_slirp(d, e, build_reason(r));
 }
@@ -498,30 +543,28 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
     struct entry *e;
 
     role_assert(&role_fwd);
+    d->answer_ns = clock_monotonic_ns();
     e = entry_by_id(d, id);
     if (!e || e->state != STATE_BUILDING) { /* no entry waits for this answer */
         closep(&fd);
         return;
     }
     if (result < 0) {
-        (void)undivert(d, e); /* no harm if it is not there */
-        give_to_slirp(d, e, COUNTER_divert_fallback_agent_failed);
+        withdraw(d, e, COUNTER_divert_fallback_agent_failed);
         return;
     }
     d->n_building--;
     opened(d, e, fd);
 }
 
-/* Its answers will not come. The element may be there: what libslirp has must not be led elsewhere. */
+/* Its answers will not come. */
 static void agent_gone(struct divert *d) RUNS_ON(role_fwd)
 {
     for (uint32_t i = 0; i < ENTRIES && d->n_building > 0; i++) {
         struct entry *e = d->entries[i];
 
-        if (e && e->state == STATE_BUILDING) {
-            (void)undivert(d, e);
-            give_to_slirp(d, e, COUNTER_divert_fallback_no_agent);
-        }
+        if (e && e->state == STATE_BUILDING)
+            withdraw(d, e, COUNTER_divert_fallback_no_agent);
     }
 }
 
@@ -537,15 +580,14 @@ static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
         if (!e || e->state != STATE_BUILDING || e->agent == generation)
             continue;
         r = agent_divert(agent, id_of(d, e), &e->spec);
-        if (r == -EAGAIN)
+        if (r == -EAGAIN || r == -EPIPE) /* -EPIPE: it has ended, too, which will be seen */
             return false;
         e->agent = generation;
-        if (r < 0) {
-            (void)undivert(d, e); /* the former one may have added it */
-            give_to_slirp(d, e, build_reason(r));
-        }
+        if (r < 0) /* the former one may have added the element */
+            withdraw(d, e, build_reason(r));
     }
     d->agent = generation;
+    d->answer_ns = clock_monotonic_ns();
     d->nested = false; /* the former one may not have heard of it */
     return true;
 }
@@ -554,12 +596,24 @@ static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
 static int follow_agent(struct divert *d) RUNS_ON(role_fwd)
 {
     struct agent *agent = workers_agent(d->config.workers);
+    int64_t silent_ms;
 
+    if (d->n_flows == 0)
+        agent_divert_end(agent);
     if (agent_is_gone(agent))
         agent_gone(d);
     else if (agent_generation(agent) != d->agent && !ask_again(d, agent))
         return AGENT_BUSY_MS;
-    return -1;
+    if (d->n_building == 0)
+        return -1;
+    silent_ms = (clock_monotonic_ns() - d->answer_ns) / NS_PER_MS;
+    if (silent_ms < AGENT_SILENT_MS)
+        return (int)(AGENT_SILENT_MS - silent_ms) + 1;
+    log_warning("the agent in the guest's namespace has not answered for %d ms: it is ended",
+                AGENT_SILENT_MS);
+    agent_give_up(agent);
+    d->answer_ns = clock_monotonic_ns();
+    return AGENT_SILENT_MS;
 }
 
 /* ---- flows ---- */
@@ -654,6 +708,9 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
 
     if (e && !agent_is_gone(agent))
         reason = agent_family_state(agent, e->source.sa.sa_family);
+    if (e && d->no_nested && (reason == AGENT_READY || reason == AGENT_NO_SYSCTL) &&
+        !agent_is_local(agent, &e->source))
+        reason = AGENT_NO_RULES;
     /* The sysctl is for the connections that servers of the guest accept. */
     if (!e || (reason != AGENT_READY && reason != AGENT_NO_SYSCTL)) {
         if (e) {
@@ -706,13 +763,16 @@ static void handle_syn(struct divert *d, const struct syn *s) RUNS_ON(role_fwd)
             send_syn_ack(d, e, &p);
         return;
     case STATE_SLIRP:
-        d->config.inject(d->config.arg, s->frame, s->size);
+        inject(d, e, s);
         return;
     case STATE_LINGER: /* the guest uses the port again, unless it is a repetition that was long on its way */
         if (handshake_sequence(&p) == e->spec.peer_isn)
             return;
-        if (!undivert(d, e))
-            return; /* the guest repeats its SYN */
+        if (!undivert(d, e)) {
+            if (agent_is_gone(workers_agent(d->config.workers)))
+                send_reset(d, &p); /* another port, then */
+            return;                /* else the guest repeats its SYN */
+        }
         entry_free(d, e);
         break;
     case STATE_FREE:
@@ -760,6 +820,8 @@ static void sweep(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd)
         }
     }
     heard = heard && end_lingering(d, over, n);
+    if (agent_is_gone(workers_agent(d->config.workers))) /* nothing will change soon */
+        heard = true;
     d->sweep_ns = now_ns + (heard ? SWEEP_MS : AGENT_BUSY_MS) * NS_PER_MS;
 }
 
@@ -775,8 +837,42 @@ static void take_ended(struct divert *d) RUNS_ON(role_fwd)
         struct entry *e = ended;
 
         ended = e->next_ended;
+        d->n_flows--;
         linger(d, e);
     }
+}
+
+/* Something that an open connection's packets should not have done: containers may be behind a bridge. */
+static void tell_of_nested(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
+{
+    static struct log_limit limit;
+    int r = d->nested || d->no_nested ? 0 : agent_divert_nested(agent);
+
+    d->nested = d->nested || r == 0;
+    if (r == 0 || r == -EAGAIN) /* the next such packet asks again */
+        return;
+    d->no_nested = true;
+    log_limited(&limit, LOG_LEVEL_INFO, "connections of containers behind a bridge go through libslirp: %s",
+                strerror(-r));
+}
+
+/* False: there is none. */
+static bool take_syn(struct divert *d) RUNS_ON(role_fwd)
+{
+    struct syn s;
+    bool got;
+
+    pthread_mutex_lock(&d->lock);
+    got = d->n > 0;
+    if (got) {
+        s = d->queue[d->first];
+        d->first = (d->first + 1) % QUEUE_MAX;
+        d->n--;
+    }
+    pthread_mutex_unlock(&d->lock);
+    if (got)
+        handle_syn(d, &s);
+    return got;
 }
 
 static int on_turn(void *arg)
@@ -784,41 +880,26 @@ static int on_turn(void *arg)
     struct divert *d = arg;
     int64_t now_ns = 0;
     int busy_ms, sleep_ms;
+    bool more = true;
 
     role_assert(&role_fwd);
-    for (;;) {
-        struct syn s;
-        bool got;
-
-        pthread_mutex_lock(&d->lock);
-        got = d->n > 0;
-        if (got) {
-            s = d->queue[d->first];
-            d->first = (d->first + 1) % QUEUE_MAX;
-            d->n--;
-        }
-        pthread_mutex_unlock(&d->lock);
-        if (!got)
-            break;
-        handle_syn(d, &s);
-    }
+    for (int i = 0; i < SYNS_PER_TURN && more; i++)
+        more = take_syn(d);
     take_ended(d);
     busy_ms = follow_agent(d);
     if (atomic_exchange_explicit(&d->leaked, false, memory_order_relaxed)) { /* see divert_take() */
         struct agent *agent = workers_agent(d->config.workers);
 
         agent_look(agent);
-        if (!d->nested)
-            agent_divert_nested(agent);
-        d->nested = true;
+        tell_of_nested(d, agent);
     }
     if (d->n_waiting > 0) {
         now_ns = clock_monotonic_ns();
         if (now_ns >= d->sweep_ns)
             sweep(d, now_ns);
     }
-    if (atomic_load_explicit(&d->n_open, memory_order_relaxed) == 0) /* only this role changes it */
-        agent_divert_end(workers_agent(d->config.workers));
+    if (more)
+        return 0;
     sleep_ms = d->n_waiting == 0 ? -1 : (int)((d->sweep_ns - now_ns) / NS_PER_MS) + 1;
     return busy_ms < 0 || (sleep_ms >= 0 && sleep_ms < busy_ms) ? sleep_ms : busy_ms;
 }

@@ -13,7 +13,8 @@
  * the target knows.
  *
  * advance() runs a direction until one of these is reached; settle() enters it and is the only place that
- * does, save for the end of a flow. When both directions are SHUT the flow is over.
+ * does, save for the end of a flow. When both directions are SHUT the flow is over, if it is not a diverted
+ * one whose guest has not acknowledged all of it (drain.h).
  *
  * A pipe is only filled when it is empty. This costs nothing, since one call takes all that the socket has
  * (up to the pipe's size); it bounds what a flow can hold; it makes EAGAIN unambiguous: the source is empty,
@@ -56,6 +57,7 @@
 
 #include "base/bits.h"
 #include "base/clock.h"
+#include "fwd/drain.h"
 #include "fwd/half_open.h"
 #include "fwd/link.h"
 #include "fwd/pipes.h"
@@ -114,7 +116,9 @@ enum flow_state {
     FLOW_STATE_CONNECTING, /* fd[GUEST] is; directions are EMPTY; in flows.connecting if there is a deadline
                             */
     FLOW_STATE_OPEN,
-    FLOW_STATE_DEAD, /* in flows.dead until the next flows_turn() */
+    FLOW_STATE_DRAINING, /* over but for what the guest has not acknowledged; fd[HOST] is -1; in flows.drains
+                          */
+    FLOW_STATE_DEAD,     /* in flows.dead until the next flows_turn() */
 };
 
 struct flow {
@@ -123,6 +127,8 @@ struct flow {
     uint32_t index;
     uint8_t state;              /* enum flow_state */
     struct link link;           /* FREE, CONNECTING, DEAD: see there */
+    bool diverted;              /* started as FLOW_CONNECTED */
+    struct drain drain;         /* DRAINING */
     struct half_open half_open; /* in flows.half_opens: the guest may not have answered yet */
     struct link changed;        /* in flows.changed: bytes have moved that on_bytes has not heard of */
     uint64_t unreported[2];     /* by source */
@@ -138,6 +144,7 @@ struct flows {
     struct link queue, starved; /* of struct direction */
     struct link connecting;     /* of struct flow, by deadline */
     struct half_opens half_opens;
+    struct drains drains;
     struct link free, dead, changed;
     int64_t starved_retry_ns; /* while somebody is starved */
     uint32_t turn;            /* number of the present one */
@@ -214,6 +221,8 @@ static void close_socket(struct flows *f, int fd, bool reset)
 {
     static const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 
+    if (fd < 0)
+        return;
     (void)epoll_ctl(f->config.epoll_fd, EPOLL_CTL_DEL, fd, NULL);
     if (reset)
         (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
@@ -232,6 +241,7 @@ static void flow_bury(struct flows *f, struct flow *flow)
         d->state = DIRECTION_SHUT;
     }
     half_open_remove(&f->half_opens, &flow->half_open);
+    drain_remove(&flow->drain);
     link_take_out(&flow->link);
     link_insert_before(&f->dead, &flow->link);
     flow->state = FLOW_STATE_DEAD;
@@ -273,7 +283,31 @@ static void flow_end(struct flows *f, struct flow *flow, enum flow_end end, int 
     f->config.on_end(f->config.arg, flow->user, end, connect_error, refused ? flow->fd[HOST] : -1);
 }
 
+/* Both directions have ended in order. */
+static void flow_finish(struct flows *f, struct flow *flow)
+{
+    if (!flow->diverted || !drain_add(&f->drains, &flow->drain, flow->fd[GUEST])) {
+        flow_end(f, flow, FLOW_CLOSED, 0);
+        return;
+    }
+    half_open_remove(&f->half_opens, &flow->half_open);
+    close_socket(f, flow->fd[HOST], false);
+    flow->fd[HOST] = -1;
+    flow->state = FLOW_STATE_DRAINING;
+}
+
+static void on_drain_over(void *arg, struct drain *d, bool lost)
+{
+    flow_end(arg, container_of(d, struct flow, drain), lost ? FLOW_RESET : FLOW_CLOSED, 0);
+}
+
 /* ---- the table's life ---- */
+
+static bool is_alive(const struct flow *flow)
+{
+    return flow->state == FLOW_STATE_CONNECTING || flow->state == FLOW_STATE_OPEN ||
+           flow->state == FLOW_STATE_DRAINING;
+}
 
 static void on_half_open_over(void *arg, struct half_open *o)
 {
@@ -306,6 +340,9 @@ int flows_new(struct flows **ret, const struct flows_config *config)
     f->half_opens.arg = f;
     f->half_opens.on_over = on_half_open_over;
     f->half_opens.on_silent = on_half_open_silent;
+    drains_init(&f->drains);
+    f->drains.arg = f;
+    f->drains.on_over = on_drain_over;
     link_init(&f->free);
     link_init(&f->dead);
     link_init(&f->changed);
@@ -325,7 +362,7 @@ struct flows *flows_free(struct flows *f)
     for (uint32_t i = 0; i < f->n_slots; i++) {
         struct flow *flow = flow_at(f, i);
 
-        if (flow->state != FLOW_STATE_CONNECTING && flow->state != FLOW_STATE_OPEN)
+        if (!is_alive(flow))
             continue;
         flow_bury(f, flow);
         close_socket(f, flow->fd[GUEST], true);
@@ -558,7 +595,7 @@ static void run(struct flows *f, struct direction *d)
         if (shutdown(target_fd(d), SHUT_WR) < 0)
             flow_fail(f, flow, !d->source); /* ENOTCONN: it was reset meanwhile */
         else if (flow->direction[!d->source].state == DIRECTION_SHUT)
-            flow_end(f, flow, FLOW_CLOSED, 0);
+            flow_finish(f, flow);
         break;
     case PROGRESS_SOURCE_FAILED:
         flow_fail(f, flow, d->source);
@@ -666,15 +703,17 @@ int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, 
     }
     link_init(&flow->changed);
     link_init(&flow->half_open.link);
+    link_init(&flow->drain.link);
+    flow->diverted = connect_ms == FLOW_CONNECTED;
     flow->fd[HOST] = host_fd;
     flow->fd[GUEST] = guest_fd;
     flow->user = user;
     flow->started_ns = clock_monotonic_ns();
     f->n_flows++;
     /* Adding a socket that is ready is an event: nothing is tried here. */
-    if (connect_ms == FLOW_CONNECTED)
+    if (flow->diverted)
         half_open_add(&f->half_opens, &flow->half_open, guest_fd, flow->started_ns);
-    if (connect_ms == FLOW_CONNECTED || is_connected(guest_fd))
+    if (flow->diverted || is_connected(guest_fd))
         flow_open(flow);
     else
         await_connection(f, flow, connect_ms);
@@ -735,8 +774,13 @@ void flows_event(struct flows *f, uint64_t data, uint32_t events)
     struct flow *flow = flow_at(f, (uint32_t)data >> INDEX_SHIFT);
     enum side side = data & 1 ? GUEST : HOST;
 
-    if (!flow || (flow->state != FLOW_STATE_CONNECTING && flow->state != FLOW_STATE_OPEN))
+    if (!flow || !is_alive(flow))
         return; /* ended earlier in this batch */
+    if (flow->state == FLOW_STATE_DRAINING) {
+        if (side == GUEST && events & EPOLLERR && socket_error(flow->fd[GUEST]) != 0)
+            flow_end(f, flow, FLOW_RESET, 0);
+        return;
+    }
     if (events & EPOLLRDHUP && !(events & EPOLLERR))
         flow->direction[side].source_fin = true;
     if (events & EPOLLPRI)
@@ -814,8 +858,10 @@ static void end_late_connections(struct flows *f)
 
 static int sleep_ms(struct flows *f)
 {
-    int64_t until_ns = half_opens_until_ns(&f->half_opens), left_ns;
+    int64_t until_ns = half_opens_until_ns(&f->half_opens), drain_ns = drains_until_ns(&f->drains), left_ns;
 
+    if (drain_ns < until_ns)
+        until_ns = drain_ns;
     if (!link_is_alone(&f->queue))
         return 0;
     if (!link_is_alone(&f->starved) && f->starved_retry_ns < until_ns)
@@ -845,6 +891,7 @@ int flows_turn(struct flows *f)
     run_starved(f);
     end_late_connections(f);
     half_opens_turn(&f->half_opens);
+    drains_turn(&f->drains);
     while (!link_is_alone(&f->changed))
         report_bytes(f, container_of(f->changed.next, struct flow, changed));
     return sleep_ms(f);
@@ -862,7 +909,7 @@ uint32_t flows_look(struct flows *f, uint32_t from, uint32_t n_places_max,
         const struct flow *flow = flow_at(f, from);
         struct flow_look look;
 
-        if (flow->state != FLOW_STATE_CONNECTING && flow->state != FLOW_STATE_OPEN)
+        if (!is_alive(flow))
             continue;
         look_at(flow, &look);
         if (!visit(arg, &look))

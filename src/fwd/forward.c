@@ -275,6 +275,12 @@ static void count_fallback(uint32_t reason)
     counter_add_shared(id, 1);
 }
 
+/* The flow could not be started: that says nothing about the guest. */
+static bool is_own_fault(int error)
+{
+    return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS || error == ENOSPC;
+}
+
 static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_error, int host_fd)
 {
     struct connection *c = (struct connection *)user;
@@ -282,6 +288,10 @@ static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_e
     if (end == FLOW_REFUSED && connect_error == ECONNREFUSED) {
         counter_add_shared(COUNTER_splice_refused, 1);
         reset(host_fd);
+    } else if (end == FLOW_REFUSED && is_own_fault(connect_error)) {
+        count_fallback(REASON_QUEUE);
+        set_reason(c->tally, REASON_QUEUE);
+        carry_by_slirp(c->forwards, host_fd, &c->guest);
     } else if (end == FLOW_REFUSED) {
         int64_t until_ns = clock_monotonic_ns() + DETOUR_MS * NS_PER_MS;
 

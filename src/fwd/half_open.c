@@ -84,7 +84,7 @@ static struct half_open *oldest(const struct half_opens *h)
 
 static void make_room(struct half_opens *h, int64_t now_ns)
 {
-    while (h->n > h->max && now_ns - oldest(h)->since_ns >= HALF_OPEN_GRACE_MS * NS_PER_MS) {
+    while (h->n > 0 && half_open_is_too_much(h->n, h->max, now_ns - oldest(h)->since_ns)) {
         if (is_silent(oldest(h)->fd)) {
             counter_add_shared(COUNTER_divert_half_open_evicted, 1);
             h->on_over(h->arg, oldest(h));

@@ -5,13 +5,15 @@
  * Either the destination: a host socket that is connecting (divert.c). Or the guest: its side is made without
  * a handshake (repair.h), so the kernel takes it for established before the guest has acknowledged anything;
  * the lists here are of these. Both kinds have a bound of their own, so that SYNs alone cannot use up what
- * connections need: beyond it the oldest goes, unless it is younger than HALF_OPEN_GRACE_MS. A port of the
+ * connections need: beyond it the oldest goes, unless it is younger than HALF_OPEN_GRACE_MS; half as many
+ * again, and it goes in any case. A port of the
  * guest that was given up before its destination had answered begins again with its next SYN.
  *
  * Owner of a list: one worker.
  */
 #pragma once
 
+#include "base/clock.h"
 #include "fwd/link.h"
 
 #include <stdbool.h>
@@ -27,6 +29,12 @@ enum {
  * of the descriptors; those without an answer of the guest, two descriptors each, another one. At least 1. */
 uint32_t half_open_connecting_max(void);
 uint32_t half_open_silent_max(void);
+
+/* @n of them, of which @max may be, the oldest of them @age_ns old: must that one go? */
+static inline bool half_open_is_too_much(uint32_t n, uint32_t max, int64_t age_ns)
+{
+    return n > max && (age_ns >= HALF_OPEN_GRACE_MS * NS_PER_MS || n - max > max / 2);
+}
 
 struct half_open { /* embedded in what it is about */
     struct link link;

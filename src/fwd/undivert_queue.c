@@ -59,6 +59,20 @@ static bool equal(const union address *a, const union address *b)
                : a->in.sin_port == b->in.sin_port && a->in.sin_addr.s_addr == b->in.sin_addr.s_addr;
 }
 
+static bool is_tuple(const struct nft_tuple *a, const struct nft_tuple *b)
+{
+    return equal(&a->source, &b->source) && equal(&a->destination, &b->destination);
+}
+
+bool undivert_queue_has(const struct undivert_queue *q, const struct nft_tuple *tuple)
+{
+    for (uint32_t i = 0; i < q->n; i++) {
+        if (is_tuple(nth(q, i), tuple))
+            return true;
+    }
+    return false;
+}
+
 void undivert_queue_forget(struct undivert_queue *q, const struct nft_tuple *tuple)
 {
     uint32_t kept = q->n_asked;
@@ -66,7 +80,7 @@ void undivert_queue_forget(struct undivert_queue *q, const struct nft_tuple *tup
     for (uint32_t i = q->n_asked; i < q->n; i++) {
         const struct nft_tuple *t = nth(q, i);
 
-        if (!equal(&t->source, &tuple->source) || !equal(&t->destination, &tuple->destination))
+        if (!is_tuple(t, tuple))
             *nth(q, kept++) = *t;
     }
     q->n = kept;

@@ -34,5 +34,7 @@ void undivert_queue_asked(struct undivert_queue *q, uint32_t count);
 bool undivert_queue_done(struct undivert_queue *q, uint32_t count);
 /* Whoever was asked has ended: all of it has to be asked for again. */
 void undivert_queue_again(struct undivert_queue *q);
+/* Is it to be taken away? */
+bool undivert_queue_has(const struct undivert_queue *q, const struct nft_tuple *tuple);
 /* A connection with these addresses is diverted anew: takes it out if it has not been asked for. */
 void undivert_queue_forget(struct undivert_queue *q, const struct nft_tuple *tuple);

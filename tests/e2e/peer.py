@@ -280,6 +280,14 @@ def tcp_half(addr, port, n_bytes):
     serve_tcp(addr, port, handler)
 
 
+def tcp_answer_at_end(addr, port, n_bytes):
+    """Answers when the client has ended its half, then closes."""
+    def handler(c, peer):
+        read_all(c)
+        c.sendall(pattern(int(n_bytes)))
+    serve_tcp(addr, port, handler)
+
+
 def tcp_hold(addr, port):
     """One connection; SIGUSR1 makes it close its half."""
     on_signal()
@@ -450,6 +458,24 @@ def client_download(addr, port, pause_s="0"):
         time.sleep(float(pause_s))  # a slow reader is the case under test, not a wait for something
         n, digest = read_all(s)
     return {"n": n, "sha256": digest}
+
+
+def client_ask_and_pause(addr, port, pause_s):
+    """Ends its half, reads a little, then nothing for @pause_s, then everything."""
+    with socket.socket(family_of(addr), socket.SOCK_STREAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        s.settimeout(DEADLINE_S)
+        s.connect((addr, int(port)))
+        s.sendall(b"x")
+        s.shutdown(socket.SHUT_WR)
+        first = s.recv(1000)
+        time.sleep(float(pause_s))  # how long a reader may be busy with something else is what is asked for
+        digest = hashlib.sha256(first)
+        n = len(first)
+        while data := s.recv(1 << 16):
+            digest.update(data)
+            n += len(data)
+    return {"n": n, "sha256": digest.hexdigest()}
 
 
 def client_read(addr, port):

@@ -93,6 +93,19 @@ def test_no_connection_is_lost_while_agents_are_killed(world, args):
     wait_for("no element is left", lambda: elements(world) == [])
 
 
+def test_an_agent_that_does_not_answer_is_replaced(world):
+    """A root of the guest's may stop it."""
+    slirp = start(world, *CONFINED)
+    world.remote.peer("tcp_echo", REMOTE4, 7000)
+    wait_for("the standby", lambda: len(slirp.agents()) == 2)
+    agent, standby = slirp.agents()
+    os.kill(agent, signal.SIGSTOP)
+    assert world.guest.client("echo", REMOTE4, 7000, "anybody?")["reply"] == "anybody?"
+    s = stats(slirp)
+    assert (s["divert_flows"], s["agent_restarts"]) == (1, 1), s
+    assert slirp.agents()[0] == standby and "has not answered" in slirp.err()
+
+
 def test_nothing_is_left_when_the_program_is_killed_after_its_agent(world):
     slirp = start(world)
     kill_agent(slirp)

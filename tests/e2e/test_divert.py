@@ -10,7 +10,7 @@ import socket
 import time
 
 import pytest
-from harness import GATEWAY4, HOST4, PROGRAM_ARGS, REMOTE4, REMOTE6, wait_for
+from harness import GATEWAY4, GUEST4, HOST4, PROGRAM_ARGS, REMOTE4, REMOTE6, wait_for
 from test_configure import MAKE_TAP
 from test_splice import agent_pid, raise_limit, tap_bytes
 from test_tcp import SIZE, has_ipv6
@@ -158,6 +158,26 @@ def test_the_agents_death_leaves_no_element_to_catch_later_connections(world):
     wait_for("the table is gone", lambda: "slirp4netns_" not in world.guest.run("nft", "list", "tables").stdout)
     assert world.guest.client("echo", REMOTE4, 7000, "again")["reply"] == "again"
     assert stats(slirp)["divert_flows"] == 1 and stats(slirp)["divert_fallback"] == 1
+
+
+def test_an_element_that_nobody_takes_away_catches_no_connection_for_long(world):
+    """As above, but the last connection lives on: who comes with the old addresses is refused at once, not led astray."""
+    slirp = start(world, "--enable-sandbox", "--enable-seccomp")
+    world.remote.peer("tcp_echo", REMOTE4, 7000)
+    world.remote.peer("tcp_last_word", REMOTE4, 7001)
+    held = world.guest.begin("client", "hold", REMOTE4, 7000, GUEST4, 0)
+    held.event("held")
+    assert world.guest.client("again", REMOTE4, 7001, GUEST4, 40000, 1)["good"] == 1
+    slirp.kill_agents()
+    wait_for("the agent is missed", lambda: "no other takes its place" in slirp.err())
+    assert elements(world) != []
+    again = world.guest.client("again", REMOTE4, 7001, GUEST4, 40000, 1)
+    assert again.get("errno") == "ECONNREFUSED", again
+    assert world.guest.client("echo", REMOTE4, 7000, "other port")["reply"] == "other port"
+    held.process.send_signal(signal.SIGUSR1)
+    assert held.event("alive")["ok"]
+    wait_for("the table is gone", lambda: "slirp4netns_" not in world.guest.run("nft", "list", "tables").stdout)
+    assert world.guest.client("again", REMOTE4, 7001, GUEST4, 40000, 1)["good"] == 1
 
 
 def test_lo_that_is_down_means_libslirp(world):

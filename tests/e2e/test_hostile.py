@@ -4,6 +4,7 @@
 import os
 import pathlib
 import resource
+import signal
 import statistics
 import time
 
@@ -64,7 +65,7 @@ MEMORY_MAX = 96 << 20  # reassembly may have 2 MiB, the frame pools 50 MiB; the 
 SETTLE_S = 40
 # Other work on the machine changes a rate by a factor of four from one second to the next (seen with a load of 12: one
 # comparison in six failed, none with the machine to itself). What an attack really does, it does every time.
-ATTEMPTS_MAX = 3
+ATTEMPTS_MAX = 6
 
 
 @pytest.mark.extension
@@ -157,11 +158,24 @@ def test_half_open_diverted_connections_are_bounded_and_others_get_through(world
             break
     else:
         raise AssertionError(f"less than half each time: {rates}")
-    # Beyond the bound are those that are younger than a tenth of a second.
-    assert 100 < max(seen) < 256 + 128 + 0.1 * ATTACK_RATE * 2, seen
+    # Beyond the bounds are those that are younger than a tenth of a second, at most half as many again; and what came in
+    # one turn.
+    assert 100 < max(seen) <= (256 + 128) * 1.5 + 64, seen
     assert stats()["divert_half_open_evicted"] > 100
     assert stats()["divert_fallback_descriptors"] == 0
     assert slirp.process.poll() is None
+
+
+@pytest.mark.extension
+def test_connections_without_end_do_not_keep_the_program_from_ending(world):
+    """Each of these takes longer to serve than to ask for."""
+    slirp = world.start("--threads=split", "--divert=on", api=True)
+    world.remote.peer("tcp_echo_many", REMOTE4, 7000)
+    world.guest.peer("raw_attack", "tap0", "syn_flood", 8, 1_000_000)
+    wait_for("they are served", lambda: slirp.api("stats")["return"]["divert_flows"] > 200)
+    assert slirp.api("flows")["return"]["flows"]
+    slirp.process.terminate()
+    assert slirp.wait(5) == -signal.SIGTERM
 
 
 @pytest.mark.extension

@@ -100,6 +100,16 @@ def test_a_slow_reader_gets_everything(world, mtu):
     assert (here["n"], here["sha256"]) == (SIZE, there["sha256"])
 
 
+def test_a_reader_may_pause_when_both_sides_have_ended_their_half(world):
+    """What the server has sent before it closed arrives, however late it is read."""
+    world.start()
+    world.remote.peer("tcp_answer_at_end", REMOTE4, 7000, 300_000)
+    there = world.remote.client("ask_and_pause", REMOTE4, 7000, 0)
+    assert there["n"] == 300_000
+    here = world.guest.client("ask_and_pause", REMOTE4, 7000, 7.5)
+    assert (here["n"], here["sha256"]) == (there["n"], there["sha256"])
+
+
 def test_two_hundred_connections_at_once(world):
     world.start()
     world.remote.peer("tcp_echo", REMOTE4, 7000)

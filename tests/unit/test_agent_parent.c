@@ -294,6 +294,18 @@ static void test_a_standby_is_taken_at_its_word_by_its_pidfd(void **state)
     assert_int_equal(descriptors(), before);
 }
 
+/* Not reaped: that is the agent's owner's to do. */
+static void wait_exited(pid_t pid, int64_t end_ns)
+{
+    siginfo_t info = {.si_pid = 0};
+
+    while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0) {
+        assert_true(clock_monotonic_ns() < end_ns);
+        usleep(1000);
+    }
+    assert_int_equal(info.si_pid, pid);
+}
+
 static void test_nonsense_for_a_standby_is_refused(void **state)
 {
     int before = descriptors();
@@ -309,6 +321,9 @@ static void test_nonsense_for_a_standby_is_refused(void **state)
             ;
         assert_int_equal(agent_restart(a, &why), -EPIPE);
         assert_string_equal(why, "it broke a rule");
+        /* It is not to go on, with sockets and a table that nobody will ask it for. */
+        assert_int_equal(agent_fd(a), -1);
+        wait_exited(agent_pid(a), end_ns);
         role_leave(&role_fwd);
         agent_free(a);
         /* What was not introduced as it should be is nobody's: it ends because nobody has its conversation.
@@ -416,6 +431,41 @@ static void test_the_next_one_takes_away_what_was_not_confirmed(void **state)
     munmap(heard, sizeof(*heard));
 }
 
+/* One that does not read: what it cannot be told is to be told again, and it can be given up. */
+static void test_an_agent_that_does_not_listen(void **state)
+{
+    const struct repair_spec spec = {.local.sa.sa_family = AF_INET, .peer.sa.sa_family = AF_INET};
+    const char *why = NULL;
+    int64_t end_ns = deadline();
+    struct agent *a;
+    int r;
+
+    (void)state;
+    a = start(STANDBY_GOOD);
+    role_enter(&role_fwd);
+    while (!agent_has_standby(a))
+        assert_int_equal(read_on(a, end_ns), 0);
+    assert_int_equal(kill(agent_pid(a), SIGSTOP), 0);
+    while ((r = agent_divert(a, 1, &spec)) == 0)
+        assert_true(clock_monotonic_ns() < end_ns);
+    assert_int_equal(r, -EAGAIN);
+    assert_int_equal(agent_divert_nested(a), -EAGAIN);
+    assert_int_equal(kill(agent_pid(a), SIGCONT), 0);
+    while ((r = agent_divert_nested(a)) == -EAGAIN) {
+        assert_true(clock_monotonic_ns() < end_ns);
+        usleep(1000);
+    }
+    assert_int_equal(r, 0);
+    assert_int_equal(kill(agent_pid(a), SIGSTOP), 0);
+    agent_give_up(a);
+    while (read_on(a, end_ns) == 0)
+        ;
+    assert_int_equal(agent_divert_nested(a), -EAGAIN);
+    assert_int_equal(agent_restart(a, &why), 0);
+    role_leave(&role_fwd);
+    agent_free(a);
+}
+
 static void test_whose_child_it_is(void **state)
 {
     int fds[2], parent_fd = (int)syscall(SYS_pidfd_open, getppid(), 0);
@@ -473,6 +523,7 @@ int main(void)
         cmocka_unit_test(test_nonsense_for_a_standby_is_refused),
         cmocka_unit_test(test_a_second_report_says_why),
         cmocka_unit_test(test_the_next_one_takes_away_what_was_not_confirmed),
+        cmocka_unit_test(test_an_agent_that_does_not_listen),
         cmocka_unit_test(test_whose_child_it_is),
     };
 

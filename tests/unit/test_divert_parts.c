@@ -1398,7 +1398,7 @@ static void too_many_silent_guests(void)
     for (int i = 0; i < N; i++)
         silent_flow(&w, &f[i], (uint16_t)(443 + i));
     flow_answer(&w, &f[ANSWERED]);
-    waiting_begin(&waiting, 1, WAIT_MS);
+    waiting_begin(&waiting, 2, WAIT_MS);
     now_ns = clock_monotonic_ns();
     old_ns = now_ns - HALF_OPEN_GRACE_MS * NS_PER_MS;
     for (int i = 0; i < N; i++)
@@ -1428,6 +1428,10 @@ static void half_open_bounds(void)
     limit.rlim_cur = 3;
     MUST(setrlimit(RLIMIT_NOFILE, &limit));
     CHECK(half_open_connecting_max() == 1 && half_open_silent_max() == 1, "of 3 descriptors");
+    CHECK(!half_open_is_too_much(100, 100, INT64_MAX), "it is not too many");
+    CHECK(half_open_is_too_much(101, 100, HALF_OPEN_GRACE_MS * NS_PER_MS), "it is too many, and not young");
+    CHECK(!half_open_is_too_much(150, 100, 0) && half_open_is_too_much(151, 100, 0),
+          "young ones have a bound");
     limit.rlim_cur = before; /* a sanitizer has files to open at the end */
     MUST(setrlimit(RLIMIT_NOFILE, &limit));
 }

@@ -118,6 +118,10 @@ static void test_what_is_diverted_anew_is_kept(void **state)
     v4 = tuple(AF_INET, 1);
     undivert_queue_forget(&q, &v4); /* it has been asked for, before what follows */
     assert_int_equal(q.n, 2);
+    assert_true(undivert_queue_has(&q, &v4));
+    assert_false(undivert_queue_has(&q, &v6));
+    assert_true(undivert_queue_done(&q, 1));
+    assert_false(undivert_queue_has(&q, &v4));
 }
 
 int main(void)
