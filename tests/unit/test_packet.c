@@ -125,6 +125,75 @@ static void test_later_fragments_have_no_ports(void **state)
     assert_null(p.l4);
 }
 
+/* An IPv6 frame with @n fragment headers of these fields (RFC 8200 4.5), then @next and its 16 bytes. */
+static uint32_t make_ipv6_fragment(const uint16_t *fields, unsigned n, uint8_t next)
+{
+    uint32_t size = make_ipv6(IPPROTO_FRAGMENT, "2001:db8::1", 8 * n + 16);
+    uint8_t *l4 = frame + ETH + 40 + 8 * n;
+
+    for (unsigned i = 0; i < n; i++) {
+        frame[ETH + 40 + 8 * i] = i + 1 < n ? IPPROTO_FRAGMENT : next;
+        put_u16(frame + ETH + 40 + 8 * i + 2, fields[i]);
+    }
+    if (next == IPPROTO_DSTOPTS) {
+        l4[0] = IPPROTO_UDP;
+        l4 += 8;
+    }
+    put_u16(l4, 5353);
+    put_u16(l4 + 2, 53);
+    put_u16(l4 + 4, next == IPPROTO_DSTOPTS ? 8 : 16);
+    return size;
+}
+
+static void test_ipv6_fragments_of_one_datagram_are_told_by_one_number(void **state)
+{
+    static const uint16_t first[] = {1}, middle[] = {8 << 3 | 1}, last[] = {16 << 3};
+    static const uint16_t *const fields[] = {first, middle, last};
+    static const uint8_t protocols[] = {IPPROTO_UDP, IPPROTO_DSTOPTS, IPPROTO_FRAGMENT};
+
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_SIZE(fields) * ARRAY_SIZE(protocols); i++) {
+        uint8_t protocol = protocols[i % ARRAY_SIZE(protocols)];
+        struct packet p;
+
+        assert_int_equal(
+            packet_parse(&p, frame, make_ipv6_fragment(fields[i / ARRAY_SIZE(protocols)], 1, protocol)),
+            PACKET_IPV6);
+        assert_true(p.is_fragment);
+        assert_int_equal(p.ip_protocol, protocol);
+        assert_null(p.l4);
+        assert_int_equal(p.dst_port, 0);
+    }
+}
+
+static void test_an_ipv6_fragment_header_of_a_whole_datagram_makes_no_fragment(void **state)
+{
+    static const uint16_t whole[] = {0, 0};
+    struct packet p;
+
+    (void)state;
+    for (unsigned n = 1; n <= 2; n++) {
+        assert_int_equal(packet_parse(&p, frame, make_ipv6_fragment(whole, n, IPPROTO_UDP)), PACKET_IPV6);
+        assert_false(p.is_fragment);
+        assert_int_equal(p.ip_protocol, IPPROTO_UDP);
+        assert_int_equal(p.dst_port, 53);
+    }
+}
+
+static void test_no_second_ipv6_fragment_header_takes_back_the_first(void **state)
+{
+    static const uint16_t first_then_whole[] = {1, 0}, whole_then_first[] = {0, 1};
+    static const uint16_t *const fields[] = {first_then_whole, whole_then_first};
+    struct packet p;
+
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_SIZE(fields); i++) {
+        assert_int_equal(packet_parse(&p, frame, make_ipv6_fragment(fields[i], 2, IPPROTO_UDP)), PACKET_IPV6);
+        assert_true(p.is_fragment);
+        assert_null(p.l4);
+    }
+}
+
 static void test_ipv6_extension_headers_are_walked_but_not_for_ever(void **state)
 {
     struct packet p;
@@ -187,7 +256,7 @@ static enum filter_verdict verdict(const struct filter *f, uint32_t size)
 static void test_no_name_of_this_host_passes_when_loopback_is_disabled(void **state)
 {
     static const char *const v4[] = {"127.0.0.1", "127.9.9.9", "0.0.0.0", "0.1.2.3"};
-    static const char *const v6[] = {"::1", "::", "::ffff:127.0.0.1", "::ffff:0.0.0.0"};
+    static const char *const v6[] = {"::1", "::"}, *const mapped[] = {"::ffff:127.0.0.1", "::ffff:0.0.0.0"};
     struct filter on = {.disable_host_loopback = true, .ipv6 = true}, off = {.ipv6 = true};
 
     (void)state;
@@ -199,9 +268,36 @@ static void test_no_name_of_this_host_passes_when_loopback_is_disabled(void **st
         assert_int_equal(verdict(&on, make_ipv6(IPPROTO_NONE, v6[i], 0)), FILTER_DROP_LOOPBACK);
         assert_int_equal(verdict(&off, make_ipv6(IPPROTO_NONE, v6[i], 0)), FILTER_PASS);
     }
+    for (unsigned i = 0; i < ARRAY_SIZE(mapped); i++)
+        assert_int_equal(verdict(&on, make_ipv6(IPPROTO_NONE, mapped[i], 0)), FILTER_DROP_LOOPBACK);
     assert_int_equal(verdict(&on, make_ipv4(IPPROTO_TCP, "10.0.2.2", 20)),
                      FILTER_PASS); /* libslirp refuses it */
     assert_int_equal(verdict(&on, make_ipv6(IPPROTO_NONE, "2001:db8::1", 0)), FILTER_PASS);
+}
+
+/* Nor does one stand for an IPv4 address, for which other rules are. */
+static void test_ipv4_mapped_addresses_are_no_addresses_of_packets(void **state)
+{
+    static const char *const mapped[] = {"::ffff:127.0.0.1", "::ffff:0.0.0.0", "::ffff:10.0.2.3",
+                                         "::ffff:192.0.2.1", "::ffff:224.0.0.1"};
+    static const char *const others[] = {"::fffe:192.0.2.1", "::ffff:0:192.0.2.1", "64:ff9b::192.0.2.1",
+                                         "::192.0.2.1"};
+    static const uint8_t protocols[] = {IPPROTO_NONE, IPPROTO_UDP, IPPROTO_ICMPV6};
+    struct filter f = {.ipv6 = true};
+
+    (void)state;
+    for (unsigned i = 0; i < ARRAY_SIZE(mapped) * ARRAY_SIZE(protocols); i++) {
+        const char *addr = mapped[i / ARRAY_SIZE(protocols)];
+        uint32_t size = make_ipv6(protocols[i % ARRAY_SIZE(protocols)], addr, 8);
+
+        put_u16(frame + ETH + 40 + 4, 8);
+        assert_int_equal(verdict(&f, size), FILTER_DROP_OTHER);
+        memcpy(frame + ETH + 8, frame + ETH + 24, 16); /* from there */
+        inet_pton(AF_INET6, "2001:db8::1", frame + ETH + 24);
+        assert_int_equal(verdict(&f, size), FILTER_DROP_OTHER);
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++)
+        assert_int_equal(verdict(&f, make_ipv6(IPPROTO_NONE, others[i], 0)), FILTER_PASS);
 }
 
 static void test_a_disabled_dns_address_is_silent_but_for_echo(void **state)
@@ -319,9 +415,13 @@ int main(void)
         cmocka_unit_test(test_every_truncation_is_malformed),
         cmocka_unit_test(test_contradictory_headers_are_malformed),
         cmocka_unit_test(test_later_fragments_have_no_ports),
+        cmocka_unit_test(test_ipv6_fragments_of_one_datagram_are_told_by_one_number),
+        cmocka_unit_test(test_an_ipv6_fragment_header_of_a_whole_datagram_makes_no_fragment),
+        cmocka_unit_test(test_no_second_ipv6_fragment_header_takes_back_the_first),
         cmocka_unit_test(test_ipv6_extension_headers_are_walked_but_not_for_ever),
         cmocka_unit_test(test_random_frames_stay_inside_their_buffer),
         cmocka_unit_test(test_no_name_of_this_host_passes_when_loopback_is_disabled),
+        cmocka_unit_test(test_ipv4_mapped_addresses_are_no_addresses_of_packets),
         cmocka_unit_test(test_a_disabled_dns_address_is_silent_but_for_echo),
         cmocka_unit_test(test_a_connection_to_many_is_no_connection),
         cmocka_unit_test(test_arp_in_another_name_is_dropped),
