@@ -144,7 +144,7 @@ def test_disable_dns_closes_the_dns_address_altogether(world, path):
     witnesses = [world.host.peer(what, addr, 53) for addr in ("127.0.0.1", "::1", DNS4, DNS6)
                  for what in ("tcp_echo", "udp_echo")]
     start(world, *PATHS[path], "--disable-dns", v6=True)
-    world.guest.do("raw_sweep", "tap0", 53, "10.0.2.100", DNS4, DNS6)
+    world.guest.do("raw_sweep", "tap0", 53, "10.0.2.100", DNS4, DNS6, f"::ffff:{DNS4}")
     barrier(world)
     assert heard(witnesses) == []
 
@@ -162,13 +162,27 @@ def test_outbound_addr_is_the_only_source(world, path, proto, remote, outbound, 
 
 
 @paths
+@pytest.mark.parametrize("options", [[], ["--outbound-addr=203.0.113.77"]], ids=["any-source", "outbound-addr"])
+def test_no_ipv4_address_is_reached_by_its_mapped_form(world, path, options):
+    """What is true of IPv4, such as --outbound-addr, is not got round by IPv6."""
+    world.host.ip("addr add 203.0.113.77/24 dev net0")
+    witnesses = [world.remote.peer(what, REMOTE4, 7000) for what in ("tcp_echo", "udp_echo")]
+    start(world, *PATHS[path], *options, v6=True)
+    world.guest.do("raw_sweep", "tap0", 7000, "10.0.2.100", f"::ffff:{REMOTE4}")
+    barrier(world)
+    assert heard(witnesses) == []
+    world.guest.do("raw_sweep", "tap0", 7000, "10.0.2.100", REMOTE4)
+    assert witnesses[0].event("accepted") and witnesses[1].event("datagram")
+
+
+@paths
 def test_the_programs_own_addresses_are_never_the_hosts(world, path):
     """With --cidr gateway and DNS address move; a host that happens to have those addresses is not to be reached by them."""
     own = ["192.168.77.2", "192.168.77.3"]
     world.host.ip(*[f"addr add {addr}/32 dev net0" for addr in own])
     witnesses = [world.host.peer(what, addr, 7000) for addr in own for what in ("tcp_echo", "udp_echo")]
-    start(world, *PATHS[path], "--cidr=192.168.77.0/24", "--disable-host-loopback")
-    world.guest.do("raw_sweep", "tap0", 7000, "192.168.77.100", *own, "192.168.77.255")
+    start(world, *PATHS[path], "--cidr=192.168.77.0/24", "--disable-host-loopback", v6=True)
+    world.guest.do("raw_sweep", "tap0", 7000, "192.168.77.100", *own, *[f"::ffff:{addr}" for addr in own], "192.168.77.255")
     barrier(world)
     assert heard(witnesses) == []
 
