@@ -57,6 +57,24 @@ static void flow_retired(void *arg)
     (void)wakeup_notify(&e->tx.wake);
 }
 
+/* Of an IPv6 datagram in fragments only the first one may tell that it is one (RFC 8200 4.5), and all of them
+ * must come to the same thread. */
+static bool may_be_datagram(enum packet_kind kind, const struct packet *p)
+{
+    if (kind != PACKET_IPV6 || !p->is_fragment)
+        return (kind == PACKET_IPV4 || kind == PACKET_IPV6) && p->ip_protocol == IPPROTO_UDP;
+    switch (p->ip_protocol) {
+    case IPPROTO_UDP:
+    case IPPROTO_HOPOPTS:
+    case IPPROTO_ROUTING:
+    case IPPROTO_FRAGMENT:
+    case IPPROTO_DSTOPTS:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* A datagram in a frame of the pool: true if it need not be kept any longer than until the next flush. */
 static bool take_frame(struct engine *e, frame_id id, int64_t now_ns) RUNS_ON(role_udp_out)
     TSA(no_thread_safety_analysis) /* what it reads of the slirp role's is fixed, or made for it */
@@ -66,8 +84,7 @@ static bool take_frame(struct engine *e, frame_id id, int64_t now_ns) RUNS_ON(ro
     struct packet p;
     enum packet_kind kind = packet_parse(&p, frame, size);
 
-    if ((kind != PACKET_IPV4 && kind != PACKET_IPV6) || p.ip_protocol != IPPROTO_UDP ||
-        !engine_checksums_good(&p, kind) ||
+    if (!may_be_datagram(kind, &p) || !engine_checksums_good(&p, kind) ||
         filter_frame(&e->filter, kind, &p) != FILTER_PASS) /* the slirp thread drops and counts it */
         return false;
     if (p.is_fragment) {
@@ -80,8 +97,9 @@ static bool take_frame(struct engine *e, frame_id id, int64_t now_ns) RUNS_ON(ro
         e->rx_pool.size[id] = size;
         frame = frame_data(&e->rx_pool, id);
         kind = packet_parse(&p, frame, size);
-        if ((kind != PACKET_IPV4 && kind != PACKET_IPV6) || p.is_fragment ||
-            filter_frame(&e->filter, kind, &p) != FILTER_PASS)
+        if (p.is_fragment) /* again: nobody sends that */
+            return true;
+        if ((kind != PACKET_IPV4 && kind != PACKET_IPV6) || filter_frame(&e->filter, kind, &p) != FILTER_PASS)
             return false;
     } else if (e->rx_pool.header_size > 0) {
         p.checksum_made = offload_made_checksum(frame_start(&e->rx_pool, id), &p);

@@ -40,6 +40,14 @@ def pattern(n_bytes, seed=7):
     return bytes(out[:n_bytes])
 
 
+def where(addr, port):
+    """Also of a link-local address with its interface."""
+    if "%" not in addr:
+        return addr, port
+    addr, interface = addr.split("%")
+    return addr, port, 0, socket.if_nametoindex(interface)
+
+
 def listen(addr, port):
     s = socket.socket(family_of(addr), socket.SOCK_STREAM)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,7 +66,7 @@ def connect(addr, port, source=None, timeout_s=DEADLINE_S):
         if source[1] == 0:
             s.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT: connect() finds one
         s.bind(tuple(source))
-    s.connect((addr, port))
+    s.connect(where(addr, port))
     return s
 
 
@@ -625,7 +633,7 @@ def client_udp(addr, port, n_bytes="5", timeout_s="3", source_port="0"):
         s.bind(("", int(source_port)))
     s.settimeout(float(timeout_s))
     data = pattern(int(n_bytes))
-    s.sendto(data, (addr, port))
+    s.sendto(data, where(addr, port))
     got, peer = s.recvfrom(65536)
     return {"same": got == data, "n": len(got), "peer": peer[0], "peer_port": peer[1],
             "source_port": s.getsockname()[1]}
@@ -943,6 +951,23 @@ def raw_sweep(interface, port, source4, *destinations):
         s.send(make_frame(mac, src, dst, 6, tcp_header(42000 + i, int(port), 2)))
         s.send(make_frame(mac, src, dst, 17, udp))
     say(sent=len(destinations))
+
+
+def raw_fragments6(interface, dst, port, *headers):
+    """A datagram of 64 bytes in two fragments, with the named headers after the fragment header ("options": destination
+    options, "fragment": that of a whole)."""
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    s.bind((interface, 0))
+    whole = make_frame(s.getsockname()[4], "fd00::1234", dst, 17, struct.pack("!HHHH", 42000, int(port), 8 + 64, 0) +
+                       pattern(64))
+    ethernet, addresses, rest, proto = whole[:14], whole[22:54], whole[54:], 17
+    for header in reversed(headers):
+        rest = bytes([proto]) + {"options": b"\0\1\4\0\0\0\0", "fragment": b"\0\0\0\0\0\0\7"}[header] + rest
+        proto = {"options": 60, "fragment": 44}[header]
+    for offset, part in ((0, rest[:48]), (48, rest[48:])):
+        fragment = struct.pack("!BBHI", proto, 0, offset | (offset == 0), 0x12345678) + part
+        s.send(ethernet + struct.pack("!IHBB", 0x60000000, len(fragment), 44, 64) + addresses + fragment)
+    say(sent=2)
 
 
 def client_source(addr, port, proto):

@@ -132,6 +132,17 @@ def test_large_datagrams_by_both_families(world, v6, size):
     assert world.guest.client("udp", remote_of(v6), 7000, size)["same"]
 
 
+@pytest.mark.parametrize("mode", ["shared", "split"])
+@pytest.mark.parametrize("headers", [[], ["options"], ["fragment"], ["options", "options"]],
+                         ids=["nothing", "options", "whole", "options-twice"])
+def test_a_datagram_in_ipv6_fragments_arrives_whatever_follows_the_fragment_header(world, mode, headers):
+    """All of its fragments are put together by one thread, also when only the first one says that it is UDP."""
+    far = world.remote.peer("udp_echo", REMOTE6, 7000)
+    start(world, DIRECT, f"--threads={mode}", v6=True)
+    world.guest.do("raw_fragments6", "tap0", REMOTE6, 7000, *headers)
+    assert far.event("datagram")["n"] == 64
+
+
 @pytest.mark.reference_bug("shows the gateway's ICMP errors with the source 127.0.0.1, which the guest drops")
 @pytest.mark.parametrize("addr", [GATEWAY4, GATEWAY6])
 def test_a_closed_port_of_the_gateway_is_refused(world, addr):
