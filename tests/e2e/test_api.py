@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The API socket and port forwards, as in COMPAT's table; replies are compared as bytes where clients see them."""
 
+import fcntl
 import json
 import os
 import stat
+import struct
+import termios
 import time
 
 import pytest
@@ -183,6 +186,48 @@ def test_silent_clients_hold_nobody_up(world):
     assert world.guest.client("echo", REMOTE4, 7000, "x")["reply"] == "x"
     assert time.monotonic() - begin < 5
     for s in silent:
+        s.close()
+
+
+LIST_AND_STAY = b'{"execute":"list_hostfwd","keep_alive":true}\n'
+
+
+def unread(s):
+    return struct.unpack("i", fcntl.ioctl(s, termios.FIONREAD, bytes(4)))[0]
+
+
+def answered_without_reading(s, n, seconds=DEADLINE_S):
+    """Asks up to @n times, each time when all of the answer before has come; how many answers came."""
+    for i in range(n):
+        before = unread(s)
+        s.sendall(LIST_AND_STAY)
+        try:
+            wait_for("an answer", lambda: unread(s) > before, seconds)
+        except AssertionError:
+            return i
+    return n
+
+
+@pytest.mark.extension
+def test_clients_that_take_no_answers_do_not_keep_their_places(world):
+    """They have all places, and no room for the next answer; who comes then is served when their time is over."""
+    slirp = world.start(api=True)
+    for i in range(10):
+        reply = slirp.api("add_hostfwd", proto="udp", host_addr="", host_port=10000 + 100 * i,
+                          host_port_end=10009 + 100 * i, guest_addr="", guest_port=10000)
+        assert "return" in reply, reply
+    deaf = []
+    n = 1000
+    for _ in range(64):
+        deaf.append(slirp.api_connect())
+        if len(deaf) == 1:
+            n = answered_without_reading(deaf[0], n, 2)
+            assert 0 < n < 1000
+        else:
+            assert answered_without_reading(deaf[-1], n) == n
+            deaf[-1].sendall(LIST_AND_STAY)
+    assert len(slirp.api("list_hostfwd")["entries"]) == 10
+    for s in deaf:
         s.close()
 
 
