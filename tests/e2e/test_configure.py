@@ -3,8 +3,10 @@
 
 import os
 import pathlib
+import signal
 import socket
 import struct
+import time
 
 import pytest
 from harness import AS, DEADLINE_S, GATEWAY4, GUEST4, PYTHON, REMOTE4, identity, run, wait_for
@@ -248,6 +250,33 @@ def test_the_end_of_the_bess_peer_ends_the_program(world):
     slirp.wait_ready()
     s.close()
     assert slirp.wait() == 1
+    assert not path.exists()
+
+
+def waiting_for_its_peer(world, **kwargs):
+    path = world.work / "bess.sock"
+    slirp = world.start("--target-type=bess", configure=False, target=[str(path)], ready=False, **kwargs)
+    wait_for("the BESS socket", path.exists)
+    return slirp, path
+
+
+@pytest.mark.reference_bug("leaves the socket file")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_while_it_waits_for_its_bess_peer(world, number):
+    """By the signal, as always, and promptly; nothing is left of its socket."""
+    slirp, path = waiting_for_its_peer(world)
+    begin = time.monotonic()
+    slirp.process.send_signal(number)
+    assert slirp.wait() == -number
+    assert time.monotonic() - begin < 2
+    assert not path.exists()
+
+
+@pytest.mark.reference_bug("looks at its exit-fd only when it has a peer")
+def test_closing_the_exit_pipe_ends_it_while_it_waits_for_its_bess_peer(world):
+    slirp, path = waiting_for_its_peer(world, exit_fd=True)
+    slirp.send_exit()
+    assert slirp.wait() == 0
     assert not path.exists()
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 from harness import (AS, DEADLINE_S, DNS4, GATEWAY4, HOST4, IN_USERNS, PROGRAM, PROGRAM_ARGS, PYTHON, REMOTE4, SANITIZER,
-                     identity, skip_without_sandbox, wait_for)
+                     identity, run, skip_without_sandbox, wait_for)
 
 PODMAN = ["--disable-host-loopback", "--mtu=65520", "--enable-sandbox", "--enable-seccomp", "--enable-ipv6"]
 
@@ -165,6 +165,25 @@ def test_the_end_of_the_target_ends_it(world):
     world.guest.holder.kill()
     world.guest.holder.wait()
     assert slirp.wait() == 0
+
+
+@pytest.mark.extension
+@pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "zombie"])
+def test_a_target_that_ends_during_the_start_is_missed(world, reaped):
+    """Its namespace is held by then: there is somebody to serve, or the program finds that nobody is left."""
+    with subprocess.Popen([*world.guest.enter, PYTHON, "-c", HOLD_TAP], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        slirp = world.start(ready=False)
+        # It has opened the namespaces before it has a child, which then waits for the TAP for a second.
+        wait_for("its child", lambda: run(["pgrep", "-P", str(slirp.pid)]).stdout)
+        slirp.process.send_signal(signal.SIGSTOP)
+        holder.stdin.close()
+    world.guest.holder.kill()
+    os.waitid(os.P_PID, world.guest.pid, os.WEXITED | (0 if reaped else os.WNOWAIT))
+    slirp.process.send_signal(signal.SIGCONT)
+    assert slirp.wait() == 0, slirp.err()
+    assert "nobody is left" in slirp.out() + slirp.err()
 
 
 def test_the_end_of_the_target_does_not_end_it_while_others_are_in_the_namespace(world):
