@@ -90,6 +90,17 @@ def test_dns_by_ipv6(world):
     assert world.guest.client("dns", DNS6, 53)["address"] == "192.0.2.34"
 
 
+@pytest.mark.parametrize("args", [[], ["--disable-host-loopback"]])
+@pytest.mark.parametrize("nameserver,loopback,dns", [("0.0.0.0", "127.0.0.1", DNS4), ("::", "::1", DNS6)], ids=["v4", "v6"])
+def test_a_nameserver_on_the_unspecified_address_answers_as_the_dns_address(world, nameserver, loopback, dns, args):
+    """For the C library that is this host (resolv.conf(5)); its answer comes from the loopback and is known again."""
+    world.resolv_conf(f"nameserver {nameserver}\n")
+    world.host.peer("udp_echo", loopback, 53)
+    start(world, *args, v6=dns == DNS6)
+    r = world.guest.client("udp", dns, 53, 40)
+    assert (r.get("same"), r.get("peer"), r.get("peer_port")) == (True, dns, 53), r
+
+
 def test_dns_follows_a_changed_resolv_conf(world):
     world.remote.peer("dns", REMOTE4, 53, "192.0.2.35")
     world.start()
