@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from harness import GATEWAY4, GATEWAY6, HOST4, PROGRAM_ARGS, REMOTE4, reference_version, wait_for
+from harness import GATEWAY4, GATEWAY6, HOST4, HOST6, PROGRAM_ARGS, REMOTE4, reference_version, wait_for
 from test_api import guest_address6, start_api6
 
 REFERENCE = reference_version() is not None
@@ -135,54 +135,62 @@ def test_a_gibibyte_each_way_through_libslirp_is_unchanged(world):
 
 # ---- clients that the guest would look for on its own link ----
 
-NEIGHBOUR = "10.0.2.77"  # what the guest takes for an address of its own network
-
-
 def link_local(space):
     return wait_for("a link-local address", lambda: [
         a["local"] for link in space.ip_json("-6", "addr", "show", "dev", "net0", "scope", "link", "-tentative")
         for a in link.get("addr_info", []) if "local" in a])[0]
 
 
-def remote_is_a_neighbour(world):
-    """It has, and uses towards the host, an address of the network that the guest is in as well."""
-    world.remote.ip(f"addr add {NEIGHBOUR}/32 dev net0", f"route add {HOST4}/32 dev net0 src {NEIGHBOUR}")
-    world.host.ip(f"route add {NEIGHBOUR}/32 dev net0")
+def forward_by(slirp, way, host_addr="", guest_addr=""):
+    """Host port 8080 to the guest's port 80 by splice, through libslirp, by whichever ("tcp"), or for datagrams."""
+    if way == "splice" and "--no-splice" in PROGRAM_ARGS:
+        pytest.skip("forwards go through libslirp only here")
+    asked = {"path": "slirp"} if way == "slirp" and not REFERENCE else {}
+    reply = slirp.api("add_hostfwd", proto="udp" if way == "udp" else "tcp", host_addr=host_addr, host_port=8080,
+                      guest_addr=guest_addr, guest_port=80, **asked)
+    assert "return" in reply, reply
+
+
+def client_by(world, slirp, way, host):
+    """Is answered; returns whom the guest's server has seen."""
+    addr = "::" if ":" in host else "0.0.0.0"
+    if way == "udp":
+        server = world.guest.peer("udp_echo", addr, 80)
+        assert world.remote.client("udp", host, 8080, 1200).get("same")
+        return server.event("datagram")["peer"]
+    server = world.guest.peer("tcp_echo", addr, 80)
+    assert world.remote.client("echo", host, 8080, "hello").get("reply") == "hello"
+    entry = slirp.api("list_hostfwd")["entries"][0]
+    assert REFERENCE or way == "tcp" or entry["path"] == way, entry["reason"]
+    return server.event("accepted")["peer"]
 
 
 @pytest.mark.extension
 @pytest.mark.parametrize("way", ["splice", "slirp", "udp"])
 def test_a_link_local_client_is_served_as_the_gateway(world, way):
     """The guest is not on that link: an answer to the client's own address would not leave the guest."""
-    if way == "splice" and "--no-splice" in PROGRAM_ARGS:
-        pytest.skip("forwards go through libslirp only here")
-    slirp, proto = start_api6(world), "udp" if way == "udp" else "tcp"
-    reply = slirp.api("add_hostfwd", proto=proto, host_addr="::", host_port=8080, guest_addr=guest_address6(world),
-                      guest_port=80, **({"path": "slirp"} if way == "slirp" else {}))
-    assert "return" in reply, reply
-    server = world.guest.peer(f"{proto}_echo", "::", 80)
-    host = f"{link_local(world.host)}%net0"
+    slirp = start_api6(world)
+    forward_by(slirp, way, "::", guest_address6(world))
     link_local(world.remote)
-    if proto == "tcp":
-        assert world.remote.client("echo", host, 8080, "hello").get("reply") == "hello"
-        assert slirp.api("list_hostfwd")["entries"][0]["path"] == way
-    else:
-        assert world.remote.client("udp", host, 8080, 1200).get("same")
-    assert server.event("accepted" if proto == "tcp" else "datagram")["peer"] == GATEWAY6
+    assert client_by(world, slirp, way, f"{link_local(world.host)}%net0") == GATEWAY6
 
 
 @pytest.mark.reference_bug("shows an address that the guest looks for on its own link")
-@pytest.mark.parametrize("proto", ["tcp", "udp"])
-def test_a_client_with_an_address_of_the_guests_network_is_served_as_the_gateway(world, proto):
-    """Nobody answers for that address on the guest's link. Through libslirp; splice needs no link."""
-    remote_is_a_neighbour(world)
+@pytest.mark.parametrize("way", ["tcp", "slirp", "udp"])
+def test_a_client_with_an_address_of_the_guests_network_is_served_as_the_gateway(world, way):
+    """Nobody answers for its own address on the guest's link."""
+    world.remote.ip("addr add 10.0.2.77/32 dev net0", f"route add {HOST4}/32 dev net0 src 10.0.2.77")
+    world.host.ip("route add 10.0.2.77/32 dev net0")
     slirp = world.start(api=True)
-    asked = {"path": "slirp"} if proto == "tcp" and not REFERENCE else {}
-    reply = slirp.api("add_hostfwd", proto=proto, host_addr="", host_port=8080, guest_addr="", guest_port=80, **asked)
-    assert "return" in reply, reply
-    server = world.guest.peer(f"{proto}_echo", "0.0.0.0", 80)
-    if proto == "tcp":
-        assert world.remote.client("echo", HOST4, 8080, "hello").get("reply") == "hello"
-    else:
-        assert world.remote.client("udp", HOST4, 8080, 1200).get("same")
-    assert server.event("accepted" if proto == "tcp" else "datagram")["peer"] == GATEWAY4
+    forward_by(slirp, way)
+    assert client_by(world, slirp, way, HOST4) == GATEWAY4
+
+
+@pytest.mark.extension
+@pytest.mark.parametrize("way", ["tcp", "slirp", "udp"])
+def test_a_client_with_an_ipv6_address_of_the_guests_network_is_served_as_the_gateway(world, way):
+    world.remote.ip("addr add fd00::77/128 dev net0 nodad", f"route add {HOST6}/128 dev net0 src fd00::77")
+    world.host.ip("route add fd00::77/128 dev net0")
+    slirp = start_api6(world)
+    forward_by(slirp, way, "::", guest_address6(world))
+    assert client_by(world, slirp, way, HOST6) == GATEWAY6
