@@ -280,6 +280,14 @@ def test_closing_the_exit_pipe_ends_it_while_it_waits_for_its_bess_peer(world):
     assert not path.exists()
 
 
+@pytest.mark.reference_bug("looks at its exit-fd only when it has a peer")
+def test_an_exit_fd_that_is_not_open_spares_the_wait_for_a_bess_peer(world):
+    path = world.work / "bess.sock"
+    slirp = world.start("--target-type=bess", "--exit-fd=88", configure=False, target=[str(path)], ready=False)
+    assert slirp.wait() == 0
+    assert not path.exists()
+
+
 # guix-daemon's filter: sockets other than IPv4's and IPv6's do not exist, socketpair() of another family says 0 and
 # makes nothing; system calls newer than its list do not exist.
 GUIX = r"""
