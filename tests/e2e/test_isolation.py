@@ -182,7 +182,8 @@ def test_the_programs_own_addresses_are_never_the_hosts(world, path):
     world.host.ip(*[f"addr add {addr}/32 dev net0" for addr in own])
     witnesses = [world.host.peer(what, addr, 7000) for addr in own for what in ("tcp_echo", "udp_echo")]
     start(world, *PATHS[path], "--cidr=192.168.77.0/24", "--disable-host-loopback", v6=True)
-    world.guest.do("raw_sweep", "tap0", 7000, "192.168.77.100", *own, *[f"::ffff:{addr}" for addr in own], "192.168.77.255")
+    world.guest.do("raw_sweep", "tap0", 7000, "192.168.77.100", *own, *[f"::ffff:{addr}" for addr in own],
+                   "192.168.77.255")
     barrier(world)
     assert heard(witnesses) == []
 

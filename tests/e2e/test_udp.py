@@ -91,7 +91,8 @@ def test_dns_by_ipv6(world):
 
 
 @pytest.mark.parametrize("args", [[], ["--disable-host-loopback"]])
-@pytest.mark.parametrize("nameserver,loopback,dns", [("0.0.0.0", "127.0.0.1", DNS4), ("::", "::1", DNS6)], ids=["v4", "v6"])
+@pytest.mark.parametrize("nameserver,loopback,dns", [("0.0.0.0", "127.0.0.1", DNS4), ("::", "::1", DNS6)],
+                         ids=["v4", "v6"])
 def test_a_nameserver_on_the_unspecified_address_answers_as_the_dns_address(world, nameserver, loopback, dns, args):
     """For the C library that is this host (resolv.conf(5)); its answer comes from the loopback and is known again."""
     world.resolv_conf(f"nameserver {nameserver}\n")
