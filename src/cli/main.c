@@ -419,6 +419,8 @@ static int forwards_open(struct program *p, struct failure *why)
     struct forwards_config config = {
         .splice = p->agent != NULL,
         .gateway = p->options.gateway,
+        .network = p->options.network,
+        .netmask = p->options.netmask,
         .hooks =
             {
                 .arg = p,

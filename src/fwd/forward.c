@@ -330,8 +330,10 @@ static bool shown_address(struct forwards *f, int fd, int family, union address 
     if (getpeername(fd, &client.sa, &size) < 0)
         return false;
     address_unmap(&client);
-    /* A loopback source must never reach the guest (CVE-2021-20199); a link-local one says nothing there. */
-    if (address_is_self(&client) || address_is_link_local(&client)) {
+    /* A loopback source must never reach the guest (CVE-2021-20199); one of its own link is somebody else
+     * there. */
+    if (address_is_self(&client) || (client.sa.sa_family == family &&
+                                     address_is_on_link(&client, f->config.network, f->config.netmask))) {
         port = address_port(&client);
         memset(ret, 0, sizeof(*ret));
         ret->sa.sa_family = (sa_family_t)family;

@@ -56,7 +56,9 @@ struct forward_hooks {
 struct forwards_config {
     struct workers *workers; /* must outlive the table */
     bool splice;             /* false: --no-splice, or there is no namespace to enter */
-    struct in_addr gateway;  /* what the guest sees of clients on the host's loopback */
+    struct in_addr
+        gateway; /* what the guest sees of clients on the host's loopback, or with an address of its link */
+    struct in_addr network, netmask; /* of that link */
     struct in6_addr gateway6;
     struct forward_hooks hooks;
 };
