@@ -47,8 +47,9 @@ enum {
     CONNECT_MS = 1000, /* for the guest's server to accept, over its lo */
     DETOUR_MS = 10000, /* how long a forward keeps to libslirp after that has failed */
     SLOT_BITS = 24,
-    DEFERRED_MAX = 4096, /* as many as a full backlog brings at once */
-    DEFERRED_MS = 2000,  /* how long a connection waits for the agent to make sockets */
+    DEFERRED_MAX = 4096,    /* as many as a full backlog brings at once */
+    DEFERRED_MS = 2000,     /* how long a connection waits for the agent to make sockets */
+    DEFERRED_LOOK_MS = 200, /* how often it looks, besides when some come */
 };
 
 /* Why a forward's last connection did not take splice's path. */
@@ -554,7 +555,7 @@ static int on_turn(void *arg)
     role_assert(&role_fwd);
     carry_deferred(f);
     if (f->resume_ns == 0)
-        return f->n_deferred > 0 ? DEFERRED_MS : -1;
+        return f->n_deferred > 0 ? DEFERRED_LOOK_MS : -1;
     left_ns = f->resume_ns - clock_monotonic_ns();
     if (left_ns > 0)
         return (int)(left_ns / NS_PER_MS) + 1;

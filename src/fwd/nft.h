@@ -15,8 +15,9 @@
  * A SYN is never marked: one that comes again because its SYN-ACK was lost, or that starts a new connection
  * with old ports, must be seen on the TAP.
  *
- * The current network namespace; CAP_NET_ADMIN over it; libmnl and libnftnl; one netlink socket, kept open;
- * one batch per call. One thread at a time. The nsagent calls it.
+ * The network namespace of the netlink socket, which is the current one for nft_new() (a socket of another
+ * one comes by nft_join()); CAP_NET_ADMIN over it; libmnl and libnftnl; one socket, kept open; one batch per
+ * call. One thread at a time: the nsagent, and the worker that has a copy of its socket.
  */
 #pragma once
 

@@ -5,9 +5,11 @@
  * since 4.19)
  *
  * The guest has sent a SYN from (peer) to (local); somebody else has made sure that the real destination can
- * be reached. This makes, in the current network namespace, the socket that the guest's TCP will talk to once
- * it has got the SYN-ACK: its own address is the destination that the guest asked for. Needs CAP_NET_ADMIN in
- * the user namespace that owns the network namespace. The nsagent calls it.
+ * be reached. This makes, in the current network namespace or of a socket of another one, the socket that the
+ * guest's TCP will talk to once it has got the SYN-ACK: its own address is the destination that the guest
+ * asked for. Needs CAP_NET_ADMIN in the user namespace that owns the network namespace. The nsagent calls it;
+ * and the worker that has such sockets of the nsagent's, where this process is permitted to
+ * (agent_divert_now()).
  *
  * The SYN-ACK that the guest gets must say what the socket believes: sequence @isn, acknowledgement @peer_isn
  * + 1, window REPAIR_WINDOW, scale @wscale if the SYN had one, SACK if @sack, no timestamps. Nothing may be
@@ -51,7 +53,7 @@ int repair_connect(const struct repair_spec *spec, int *ret);
  * who closes it after a failure. */
 int repair_connect_socket(int fd, const struct repair_spec *spec);
 
-/* The window scale the kernel would offer for its receive buffer: for @wscale above and for the SYN-ACK. In
- * the guest's network namespace; looks once, the first call must be able to read /proc/sys (otherwise a
- * guess). */
+/* The window scale the kernel would offer for its receive buffer: for @wscale above and for the SYN-ACK. Of
+ * the network namespace of the caller; looks once, the first call must be able to read /proc/sys (otherwise a
+ * guess). The agent's socket takes the scale that its client has announced (@wscale). */
 uint8_t repair_wscale(void);
