@@ -38,7 +38,12 @@ void target_watch_init(struct target_watch *w, pid_t pid, int net_fd)
     }
     /* After pidfd_open(): from here on it is one process that is spoken of. */
     snprintf(path, sizeof(path), "/proc/%d/ns/net", pid);
-    w->ended = w->pid_fd < 0 || stat(path, &st) < 0 || !is_in_namespace(w, &st);
+    if (w->pid_fd < 0)
+        w->ended = true;
+    else if (stat(path, &st) < 0)
+        w->ended = errno == ENOENT || errno == ESRCH; /* else it may not be looked at, but it is there */
+    else
+        w->ended = !is_in_namespace(w, &st);
 }
 
 bool target_watch_is_on(const struct target_watch *w)

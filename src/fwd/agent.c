@@ -78,7 +78,11 @@ struct agent {
     bool over OWNED_BY(role_fwd);   /* it is gone, and there will be no other */
     bool direct OWNED_BY(role_fwd); /* we change the nft table ourselves; false once that was not permitted */
     struct undivert_queue undiverts OWNED_BY(role_fwd);
-    int64_t look_ns OWNED_BY(role_fwd); /* no MESSAGE_LOOK before */
+    uint32_t n_diverts OWNED_BY(role_fwd); /* requests that it has not answered */
+    bool looks OWNED_BY(role_fwd);         /* it has taken over, and has not said what it sees */
+    bool deaf OWNED_BY(role_fwd);          /* the last message did not fit, and nothing has come since */
+    int64_t heard_ns OWNED_BY(role_fwd);   /* while it owes an answer: the last message, or since when */
+    int64_t look_ns OWNED_BY(role_fwd);    /* no MESSAGE_LOOK before */
     struct stock stocks[AGENT_FAMILIES] OWNED_BY(role_fwd);
     uint32_t stock_max; /* fixed: per family */
     struct agent_address local[AGENT_ADDRESSES_MAX] OWNED_BY(role_fwd);
@@ -110,10 +114,24 @@ static int gone(struct agent *a, bool broken) RUNS_ON(role_fwd)
 
 /* ---- to the agent ---- */
 
-/* 0, or a negative errno: -EAGAIN means later, everything else will show in agent_read() too. */
-static int send_message(const struct agent *a, const struct agent_message *m)
+/* Does it owe an answer? */
+static bool owes(const struct agent *a) RUNS_ON(role_fwd)
 {
-    return send(a->child.fd, m, sizeof(*m), MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
+    return a->n_diverts > 0 || a->undiverts.n_asked > 0 || a->looks || a->deaf;
+}
+
+/* 0, or a negative errno: -EAGAIN means later, everything else will show in agent_read() too. */
+static int send_message(struct agent *a, const struct agent_message *m) RUNS_ON(role_fwd)
+{
+    ssize_t n;
+
+    if (!owes(a))
+        a->heard_ns = clock_monotonic_ns();
+    n = send(a->child.fd, m, sizeof(*m), MSG_DONTWAIT | MSG_NOSIGNAL);
+    a->deaf = n < 0 && errno == EAGAIN;
+    if (n >= 0)
+        return 0;
+    return errno == ECONNRESET ? -EPIPE : -errno; /* it ended with requests unread */
 }
 
 static void refill(struct agent *a, int index) RUNS_ON(role_fwd)
@@ -229,6 +247,7 @@ static int take_state(struct agent *a, const struct agent_message *m) RUNS_ON(ro
         (m->result != AGENT_READY && (m->result < AGENT_LO_DOWN || m->result > AGENT_NO_TRANSPARENT)))
         return -EPROTO;
     a->stocks[index].reason = (enum agent_reason)m->result;
+    a->looks = false;
     refill(a, index);
     return 0;
 }
@@ -255,7 +274,8 @@ static int take_diverted(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
     if (result > 0 || !a->on_diverted || d->n_fds > (result == 0 ? 1 : 0))
         return -EPROTO;
     if (result == 0 && d->n_fds == 0)
-        result = -EMFILE; /* it could not be received */
+        result = AGENT_NOT_RECEIVED;
+    a->n_diverts -= a->n_diverts > 0;
     a->on_diverted(a->on_diverted_arg, d->message.divert.id, result, d->n_fds == 1 ? d->fds[0] : -1);
     d->n_fds = 0; /* the callee's */
     return 0;
@@ -360,6 +380,8 @@ int agent_read(struct agent *a)
         if (r == -EAGAIN)
             break;
         if (r == 0) {
+            a->deaf = false;
+            a->heard_ns = clock_monotonic_ns();
             r = take(a, &d);
             delivery_close(&d);
         }
@@ -415,26 +437,28 @@ int agent_restart(struct agent *a, const char **ret_why)
         a->stocks[i].hold_ns = 0;
     }
     a->look_ns = 0;
+    a->n_diverts = 0;
+    a->looks = a->deaf = false;
+    undivert_queue_again(&a->undiverts);
     if (send_message(a, &look) < 0) {
         *ret_why = "so has its standby";
         agent_abandon(a);
         return -EPIPE;
     }
+    a->looks = true;
     a->gone = false;
     a->generation++;
-    undivert_queue_again(&a->undiverts);
     undiverts_send(a);
     return 0;
 }
 
-/* Neither has another end to wait for: they are not to keep the nft table, nor sockets that nobody will read.
- */
+/* The agent, whatever it has done, ends with its conversation and takes its rules away; the standby has no
+ * other end to wait for. Neither is to keep the nft table, nor sockets that nobody will read. */
 void agent_abandon(struct agent *a)
 {
     (void)gone(a, false);
     a->over = true;
     agent_child_hang_up(&a->child);
-    agent_child_kill(&a->child);
     agent_child_hang_up(&a->standby);
     agent_child_kill(&a->standby);
 }
@@ -558,6 +582,7 @@ int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec)
     if (r < 0 && m.count == 1) {
         (void)nft_remove(a->nft, &tuple, 1);
     } else if (r == 0) {
+        a->n_diverts++;
         undivert_queue_forget(&a->undiverts, &tuple); /* it would come after this request */
     }
     return r;
@@ -587,8 +612,23 @@ bool agent_undivert_is_pending(const struct agent *a, const struct nft_tuple *tu
 
 void agent_give_up(struct agent *a)
 {
-    if (!a->gone)
+    if (a->gone)
+        return;
+    a->heard_ns = clock_monotonic_ns();
+    if (a->child.pidfd >= 0) /* kill(2) is main's */
         agent_child_kill(&a->child);
+    else
+        (void)shutdown(a->child.fd, SHUT_RDWR);
+}
+
+int64_t agent_silent_ns(const struct agent *a)
+{
+    return a->gone || !owes(a) ? -1 : clock_monotonic_ns() - a->heard_ns;
+}
+
+bool agent_is_direct(const struct agent *a)
+{
+    return a->direct;
 }
 
 void agent_divert_end(struct agent *a)

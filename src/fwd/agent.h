@@ -106,7 +106,10 @@ struct repair_spec;
 struct nft_tuple;
 
 /* main, before the worker starts: who hears what has become of agent_divert(). @result is 0, and @fd the
- * callee's; or a negative errno, and there is none. Called from agent_read(). */
+ * callee's; or a negative errno, there is none, and nothing is left of what the agent has made; or
+ * AGENT_NOT_RECEIVED: it has made both, but the socket is lost (descriptors): the caller takes the element
+ * away. Called from agent_read(). */
+enum { AGENT_NOT_RECEIVED = 1 };
 void agent_on_diverted(struct agent *a, void (*hook)(void *arg, uint64_t id, int result, int fd), void *arg);
 /* Any thread, fixed after the start: can connections be diverted at all? 0, or why not (a negative errno). */
 int agent_divert_state(const struct agent *a);
@@ -116,8 +119,8 @@ int agent_divert_state(const struct agent *a);
  */
 int agent_divert_now(struct agent *a, const struct repair_spec *spec, int *ret_fd) RUNS_ON(role_fwd);
 /* The same by the agent. 0: the hook will be called with @id, unless the agent ends before (then it may be
- * asked again, or its standby). -EAGAIN: it is too busy. -EPIPE: it is gone. After a hook with an error the
- * caller takes the element away. */
+ * asked again, or its standby). -EAGAIN: it is too busy. -EPIPE: it is gone. With agent_is_direct() the
+ * element is made here first; then it is left after a hook with an error, and the caller takes it away. */
 int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec) RUNS_ON(role_fwd);
 /* Takes elements away, AGENT_UNDIVERT_MAX at most. Returns for how many it sees to that, whatever agent comes
  * or goes: the first ones; fewer: the agent is too busy, try the others later; or it is gone for good and
@@ -132,7 +135,12 @@ void agent_divert_end(struct agent *a) RUNS_ON(role_fwd);
 /* Containers behind a bridge, too (nft_nested()). 0: it will be seen to. -EAGAIN: the agent is too busy, or
  * gone; ask again. Another negative errno: not in this namespace. */
 int agent_divert_nested(struct agent *a) RUNS_ON(role_fwd);
-/* It has not answered for too long: ends it, which shows in agent_read(). */
+/* Elements are changed by this process itself, at once. */
+bool agent_is_direct(const struct agent *a) RUNS_ON(role_fwd);
+/* For how long (ns) nothing has come from it although something is to come, or it can hear no more; -1:
+ * nothing is to come. */
+int64_t agent_silent_ns(const struct agent *a) RUNS_ON(role_fwd);
+/* That was too long: ends it, which shows in agent_read(). */
 void agent_give_up(struct agent *a) RUNS_ON(role_fwd);
 /* Asks it to look at lo and its rules again, at most once a second. */
 void agent_look(struct agent *a) RUNS_ON(role_fwd);

@@ -119,7 +119,6 @@ struct divert {
     uint32_t n_waiting OWNED_BY(role_fwd);     /* entries in LINGER or SLIRP */
     uint32_t n_building OWNED_BY(role_fwd);    /* entries in BUILDING */
     uint32_t n_flows OWNED_BY(role_fwd);       /* entries in OPEN */
-    int64_t answer_ns OWNED_BY(role_fwd);      /* the agent's last one, or the first that it was asked for */
     struct link connecting OWNED_BY(role_fwd); /* entries, by age */
     uint32_t n_connecting OWNED_BY(role_fwd);
     uint32_t connecting_max; /* fixed */
@@ -456,7 +455,8 @@ static void withdraw(struct divert *d, struct entry *e, enum counter_id reason) 
     d->n_building--;
     closep(&e->host_fd);
     parse_syn(e, &p);
-    send_reset(d, &p);
+    if (agent_is_gone(workers_agent(d->config.workers)))
+        send_reset(d, &p); /* else, when it has heard, a repeated SYN begins anew */
     e->spec.peer_isn = handshake_sequence(&p);
     publish(d, e, true);
     linger(d, e);
@@ -516,8 +516,7 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     }
     e->state = STATE_BUILDING;
     e->agent = agent_generation(agent);
-    if (d->n_building++ == 0)
-        d->answer_ns = clock_monotonic_ns();
+    d->n_building++;
     if (r != -EAGAIN || (r = agent_divert(agent, id_of(d, e), &e->spec)) < 0)
         give_to_slirp(d, e, build_reason(r));
 }
@@ -543,13 +542,16 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
     struct entry *e;
 
     role_assert(&role_fwd);
-    d->answer_ns = clock_monotonic_ns();
     e = entry_by_id(d, id);
     if (!e || e->state != STATE_BUILDING) { /* no entry waits for this answer */
         closep(&fd);
         return;
     }
-    if (result < 0) {
+    if (result < 0 && !agent_is_direct(workers_agent(d->config.workers))) {
+        give_to_slirp(d, e, COUNTER_divert_fallback_agent_failed);
+        return;
+    }
+    if (result != 0) {
         withdraw(d, e, COUNTER_divert_fallback_agent_failed);
         return;
     }
@@ -587,7 +589,6 @@ static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
             withdraw(d, e, build_reason(r));
     }
     d->agent = generation;
-    d->answer_ns = clock_monotonic_ns();
     d->nested = false; /* the former one may not have heard of it */
     return true;
 }
@@ -596,24 +597,25 @@ static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
 static int follow_agent(struct divert *d) RUNS_ON(role_fwd)
 {
     struct agent *agent = workers_agent(d->config.workers);
-    int64_t silent_ms;
+    int64_t silent_ns;
+    bool heard = true;
 
     if (d->n_flows == 0)
         agent_divert_end(agent);
     if (agent_is_gone(agent))
         agent_gone(d);
-    else if (agent_generation(agent) != d->agent && !ask_again(d, agent))
+    else if (agent_generation(agent) != d->agent)
+        heard = ask_again(d, agent);
+    silent_ns = agent_silent_ns(agent);
+    if (silent_ns >= AGENT_SILENT_MS * NS_PER_MS) {
+        log_warning("the agent in the guest's namespace has not answered for %d ms: it is ended",
+                    AGENT_SILENT_MS);
+        agent_give_up(agent);
+        return AGENT_SILENT_MS;
+    }
+    if (!heard)
         return AGENT_BUSY_MS;
-    if (d->n_building == 0)
-        return -1;
-    silent_ms = (clock_monotonic_ns() - d->answer_ns) / NS_PER_MS;
-    if (silent_ms < AGENT_SILENT_MS)
-        return (int)(AGENT_SILENT_MS - silent_ms) + 1;
-    log_warning("the agent in the guest's namespace has not answered for %d ms: it is ended",
-                AGENT_SILENT_MS);
-    agent_give_up(agent);
-    d->answer_ns = clock_monotonic_ns();
-    return AGENT_SILENT_MS;
+    return silent_ns < 0 ? -1 : (int)(AGENT_SILENT_MS - silent_ns / NS_PER_MS);
 }
 
 /* ---- flows ---- */
@@ -782,7 +784,7 @@ static void handle_syn(struct divert *d, const struct syn *s) RUNS_ON(role_fwd)
 }
 
 /* The elements of @n entries in one transaction, then the entries. False: the agent is too busy for all of
- * them.
+ * them, or gone for good.
  */
 static bool end_lingering(struct divert *d, struct entry **entries, uint32_t n) RUNS_ON(role_fwd)
 {
@@ -802,17 +804,18 @@ static bool end_lingering(struct divert *d, struct entry **entries, uint32_t n) 
 static void sweep(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd)
 {
     struct entry *over[AGENT_UNDIVERT_MAX];
+    const bool gone = agent_is_gone(workers_agent(d->config.workers)); /* then elements may have to stay */
     bool heard = true;
     uint32_t n = 0;
 
-    for (uint32_t i = 0; i < ENTRIES && d->n_waiting > n && heard; i++) {
+    for (uint32_t i = 0; i < ENTRIES && d->n_waiting > n && (heard || gone); i++) {
         struct entry *e = d->entries[i];
 
         if (!e || (e->state != STATE_LINGER && e->state != STATE_SLIRP) || e->until_ns > now_ns)
             continue;
         if (e->state == STATE_SLIRP)
             entry_free(d, e);
-        else
+        else if (heard)
             over[n++] = e;
         if (n == AGENT_UNDIVERT_MAX) {
             heard = end_lingering(d, over, n);
@@ -820,9 +823,7 @@ static void sweep(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd)
         }
     }
     heard = heard && end_lingering(d, over, n);
-    if (agent_is_gone(workers_agent(d->config.workers))) /* nothing will change soon */
-        heard = true;
-    d->sweep_ns = now_ns + (heard ? SWEEP_MS : AGENT_BUSY_MS) * NS_PER_MS;
+    d->sweep_ns = now_ns + (heard || gone ? SWEEP_MS : AGENT_BUSY_MS) * NS_PER_MS;
 }
 
 static void take_ended(struct divert *d) RUNS_ON(role_fwd)

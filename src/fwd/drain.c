@@ -5,14 +5,24 @@
 #include "base/clock.h"
 
 #include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 
-/* Bytes that the guest has not acknowledged, its FIN counted as one (tcp(7), SIOCOUTQ). */
+/* Bytes that the guest has not acknowledged, its FIN counted as one (tcp(7), SIOCOUTQ). A connection that was
+ * reset keeps the number. */
 static int left(int fd)
 {
+    struct tcp_info info;
+    socklen_t length = sizeof(info);
     int n;
 
-    return ioctl(fd, SIOCOUTQ, &n) == 0 && n > 1 ? n : 0;
+    if (ioctl(fd, SIOCOUTQ, &n) < 0 || n <= 1)
+        return 0;
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0 || info.tcpi_state == TCP_CLOSE)
+        return 0;
+    return n;
 }
 
 void drains_init(struct drains *ds)

@@ -106,6 +106,19 @@ def test_an_agent_that_does_not_answer_is_replaced(world):
     assert slirp.agents()[0] == standby and "has not answered" in slirp.err()
 
 
+def test_libslirp_takes_over_when_no_agent_answers(world):
+    slirp = start(world, *CONFINED)
+    world.remote.peer("tcp_echo", REMOTE4, 7000)
+    wait_for("the standby", lambda: len(slirp.agents()) == 2)
+    for pid in slirp.agents():
+        os.kill(pid, signal.SIGSTOP)
+    assert world.guest.client("echo", REMOTE4, 7000, "anybody?")["reply"] == "anybody?"
+    wait_for("both are gone", lambda: not slirp.agents())
+    s = stats(slirp)
+    assert (s["divert_flows"], s["agent_lost"]) == (0, 2), s
+    wait_for("the table is gone", lambda: "slirp4netns_" not in world.guest.run("nft", "list", "tables").stdout)
+
+
 def test_nothing_is_left_when_the_program_is_killed_after_its_agent(world):
     slirp = start(world)
     kill_agent(slirp)

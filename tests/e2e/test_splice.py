@@ -156,7 +156,8 @@ def test_lo_that_comes_up_later_is_noticed(world):
     slirp.forward("tcp", 8080, 80)
     world.guest.peer("tcp_echo", "10.0.2.100", 80)
     world.remote.client("connect", HOST4, 8080)
-    assert entry(slirp)["path"] == "slirp" and "lo" in entry(slirp)["reason"]
+    wait_for("it is served", lambda: entry(slirp)["path"] == "slirp")
+    assert "lo" in entry(slirp)["reason"]
     world.guest.ip("link set lo up")
 
     def spliced():

@@ -403,7 +403,7 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
 {
     (void)arg;
     (void)id;
-    CHECK(result <= 0 && (fd >= 0) == (result == 0));
+    CHECK(result <= AGENT_NOT_RECEIVED && (fd >= 0) == (result == 0));
     if (fd >= 0) {
         CHECK(fcntl(fd, F_GETFD) == FD_CLOEXEC);
         close(fd);

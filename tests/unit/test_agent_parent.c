@@ -436,7 +436,7 @@ static void test_an_agent_that_does_not_listen(void **state)
 {
     const struct repair_spec spec = {.local.sa.sa_family = AF_INET, .peer.sa.sa_family = AF_INET};
     const char *why = NULL;
-    int64_t end_ns = deadline();
+    int64_t end_ns = deadline(), begin_ns;
     struct agent *a;
     int r;
 
@@ -445,11 +445,17 @@ static void test_an_agent_that_does_not_listen(void **state)
     role_enter(&role_fwd);
     while (!agent_has_standby(a))
         assert_int_equal(read_on(a, end_ns), 0);
+    assert_int_equal(agent_silent_ns(a), -1); /* it owes nothing */
     assert_int_equal(kill(agent_pid(a), SIGSTOP), 0);
+    begin_ns = clock_monotonic_ns();
     while ((r = agent_divert(a, 1, &spec)) == 0)
         assert_true(clock_monotonic_ns() < end_ns);
     assert_int_equal(r, -EAGAIN);
     assert_int_equal(agent_divert_nested(a), -EAGAIN);
+    assert_true(agent_silent_ns(a) >= 0);
+    while (agent_silent_ns(a) < 10 * NS_PER_MS)
+        assert_true(clock_monotonic_ns() < end_ns);
+    assert_true(agent_silent_ns(a) <= clock_monotonic_ns() - begin_ns);
     assert_int_equal(kill(agent_pid(a), SIGCONT), 0);
     while ((r = agent_divert_nested(a)) == -EAGAIN) {
         assert_true(clock_monotonic_ns() < end_ns);
@@ -461,7 +467,11 @@ static void test_an_agent_that_does_not_listen(void **state)
     while (read_on(a, end_ns) == 0)
         ;
     assert_int_equal(agent_divert_nested(a), -EAGAIN);
+    assert_int_equal(agent_silent_ns(a), -1);
     assert_int_equal(agent_restart(a, &why), 0);
+    assert_true(agent_silent_ns(a) >= 0); /* it has to say what it sees */
+    while (agent_silent_ns(a) >= 0)
+        assert_int_equal(read_on(a, end_ns), 0);
     role_leave(&role_fwd);
     agent_free(a);
 }

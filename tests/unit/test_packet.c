@@ -126,12 +126,12 @@ static void test_later_fragments_have_no_ports(void **state)
 }
 
 /* An IPv6 frame with @n fragment headers of these fields (RFC 8200 4.5), then @next and its 16 bytes. */
-static uint32_t make_ipv6_fragment(const uint16_t *fields, unsigned n, uint8_t next)
+static uint32_t make_ipv6_fragment(const uint16_t *fields, size_t n, uint8_t next)
 {
-    uint32_t size = make_ipv6(IPPROTO_FRAGMENT, "2001:db8::1", 8 * n + 16);
+    uint32_t size = make_ipv6(IPPROTO_FRAGMENT, "2001:db8::1", (uint32_t)(8 * n + 16));
     uint8_t *l4 = frame + ETH + 40 + 8 * n;
 
-    for (unsigned i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++) {
         frame[ETH + 40 + 8 * i] = i + 1 < n ? IPPROTO_FRAGMENT : next;
         put_u16(frame + ETH + 40 + 8 * i + 2, fields[i]);
     }
