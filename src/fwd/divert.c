@@ -27,12 +27,10 @@
  * way.
  *
  * What the slirp thread has to know is one bit per packet: does it belong to a connection whose packets
- * should not have come over the TAP? keys[] answers that: a table of 64-bit hashes of four-tuples, a line of
- * eight per bucket, written by the worker and read by the slirp thread without a lock. A hash is keyed, so
- * that nobody can choose one; two connections with one hash are as likely as a broken checksum. A packet that
- * is found there (not a SYN) is dropped and counted: it came before the set's element or because the guest's
- * rules have changed. TCP repeats it; the agent is asked to look after its rules and, the first time, to
- * divert what containers behind a bridge send.
+ * should not have come over the TAP? keys answers that (divert_keys.h). A packet that is found there (not a
+ * SYN) is dropped and counted: it came before the set's element or because the guest's rules have changed.
+ * TCP repeats it; the agent is asked to look after its rules and, the first time, to divert what containers
+ * behind a bridge send.
  *
  * SYNs go from the slirp thread to the worker through a queue under a lock, flows' ends from other workers
  * likewise.
@@ -46,6 +44,7 @@
 #include "base/log.h"
 #include "fwd/agent.h"
 #include "fwd/destination.h"
+#include "fwd/divert_keys.h"
 #include "fwd/half_open.h"
 #include "fwd/handshake.h"
 #include "fwd/link.h"
@@ -65,9 +64,6 @@
 #include <sys/socket.h>
 
 enum {
-    BUCKETS = DIVERT_BUCKETS,
-    PER_BUCKET = 8, /* a cache line of keys */
-    ENTRIES = BUCKETS * PER_BUCKET,
     QUEUE_MAX = 1024,
     LINGER_MS = 5000,
     LINGER_MANY = 4096,     /* beyond so many of them ... */
@@ -108,14 +104,11 @@ struct entry {
 struct divert {
     struct divert_config config; /* fixed before threads start */
     unsigned lodger;             /* ditto */
-    uint64_t secret[2];          /* ditto */
 
-    /* Written by role_fwd, read by role_slirp. */
-    _Alignas(CACHE_LINE) _Atomic uint64_t keys[ENTRIES];
-    _Atomic uint32_t n_open; /* how many of them are there */
+    struct divert_keys keys; /* written by role_fwd, read by role_slirp */
     _Atomic bool leaked;     /* a packet of an open connection came over the TAP: set by role_slirp */
 
-    struct entry *entries[ENTRIES] OWNED_BY(role_fwd);
+    struct entry *entries[DIVERT_PLACES] OWNED_BY(role_fwd);
     uint32_t n_waiting OWNED_BY(role_fwd);     /* entries in LINGER or SLIRP */
     uint32_t n_building OWNED_BY(role_fwd);    /* entries in BUILDING */
     uint32_t n_flows OWNED_BY(role_fwd);       /* entries in OPEN */
@@ -134,52 +127,13 @@ struct divert {
     struct entry *ended;         /* under lock: OPEN entries whose flow has ended */
 };
 
-/* ---- keys ---- */
-
-static uint64_t mix(uint64_t h, uint64_t v)
-{
-    h = (h ^ v) * UINT64_C(0x9e3779b97f4a7c15);
-    return h ^ h >> 32;
-}
-
-static uint64_t key_of(const struct divert *d, const struct packet *p, uint32_t addr_size)
-{
-    uint64_t h = d->secret[0], v;
-
-    for (uint32_t i = 0; i < 2 * addr_size; i += 4) {
-        uint32_t word;
-
-        memcpy(&word, (i < addr_size ? p->src + i : p->dst + i - addr_size), sizeof(word));
-        h = mix(h, word);
-    }
-    v = (uint64_t)p->src_port << 16 | p->dst_port;
-    h = mix(mix(h, v), d->secret[1]);
-    return h ? h : 1; /* 0 is a free place */
-}
-
-static uint32_t bucket_of(uint64_t key)
-{
-    return (uint32_t)(key % BUCKETS) * PER_BUCKET;
-}
-
-static bool is_open(const struct divert *d, uint64_t key)
-{
-    const _Atomic uint64_t *bucket = d->keys + bucket_of(key);
-
-    for (unsigned i = 0; i < PER_BUCKET; i++) {
-        /* Acquire: with the key comes what made it: before it the packet was libslirp's, if only to be reset.
-         */
-        if (atomic_load_explicit(&bucket[i], memory_order_acquire) == key)
-            return true;
-    }
-    return false;
-}
+/* ---- the table ---- */
 
 static struct entry **place_of(struct divert *d, uint64_t key) RUNS_ON(role_fwd)
 {
-    struct entry **bucket = d->entries + bucket_of(key);
+    struct entry **bucket = d->entries + divert_keys_bucket(key);
 
-    for (unsigned i = 0; i < PER_BUCKET; i++) {
+    for (unsigned i = 0; i < DIVERT_PER_BUCKET; i++) {
         if (bucket[i] && bucket[i]->key == key)
             return &bucket[i];
     }
@@ -190,10 +144,8 @@ static void publish(struct divert *d, const struct entry *e, bool open) RUNS_ON(
 {
     struct entry **place = place_of(d, e->key);
 
-    /* Release, pairs with is_open(). */
-    atomic_store_explicit(&d->keys[place - d->entries], open ? e->key : 0, memory_order_release);
-    atomic_fetch_add_explicit(&d->n_open, open ? 1 : UINT32_MAX, memory_order_relaxed); /* a hint */
-    counter_set(COUNTER_divert_open, atomic_load_explicit(&d->n_open, memory_order_relaxed));
+    divert_keys_set(&d->keys, (uint32_t)(place - d->entries), e->key, open);
+    counter_set(COUNTER_divert_open, divert_keys_count(&d->keys));
 }
 
 /* ---- what becomes libslirp's ---- */
@@ -224,7 +176,7 @@ static enum counter_id connect_reason(int error)
  * connection with these addresses lingers; the guest repeats it. */
 static bool take_leaked(struct divert *d, uint64_t key) RUNS_ON(role_slirp)
 {
-    if (!is_open(d, key))
+    if (!divert_keys_has(&d->keys, key))
         return false;
     counter_add(COUNTER_divert_leaked, 1);
     /* Relaxed: the notice orders it. */
@@ -241,9 +193,9 @@ bool divert_take(struct divert *d, const struct packet *p)
     uint64_t key;
     bool taken;
 
-    if (!is_syn && atomic_load_explicit(&d->n_open, memory_order_relaxed) == 0) /* a hint; see is_open() */
+    if (!is_syn && divert_keys_count(&d->keys) == 0) /* a hint; see divert_keys_has() */
         return false;
-    key = key_of(d, p, addr_size);
+    key = divert_keys_of(&d->keys, p, addr_size);
     if (is_syn && !destination_is_divertible(&d->config, p, addr_size))
         return false;
     syn.key = key;
@@ -307,7 +259,7 @@ static uint64_t id_of(const struct divert *d, const struct entry *e) RUNS_ON(rol
 
 static struct entry *entry_by_id(struct divert *d, uint64_t id) RUNS_ON(role_fwd)
 {
-    struct entry *e = d->entries[(id & 0xffff) % ENTRIES];
+    struct entry *e = d->entries[(id & 0xffff) % DIVERT_PLACES];
 
     return e && (e->generation & 0xffffff) == (id >> 16 & 0xffffff) ? e : NULL;
 }
@@ -562,7 +514,7 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
 /* Its answers will not come. */
 static void agent_gone(struct divert *d) RUNS_ON(role_fwd)
 {
-    for (uint32_t i = 0; i < ENTRIES && d->n_building > 0; i++) {
+    for (uint32_t i = 0; i < DIVERT_PLACES && d->n_building > 0; i++) {
         struct entry *e = d->entries[i];
 
         if (e && e->state == STATE_BUILDING)
@@ -575,7 +527,7 @@ static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
 {
     uint32_t generation = agent_generation(agent);
 
-    for (uint32_t i = 0; i < ENTRIES && d->n_building > 0; i++) {
+    for (uint32_t i = 0; i < DIVERT_PLACES && d->n_building > 0; i++) {
         struct entry *e = d->entries[i];
         int r;
 
@@ -673,12 +625,12 @@ static const struct flow_owner flow_owner = {
 static struct entry *entry_new(struct divert *d, const struct syn *s, const struct packet *p)
     RUNS_ON(role_fwd)
 {
-    struct entry **bucket = d->entries + bucket_of(s->key), **place = NULL, *e;
+    struct entry **bucket = d->entries + divert_keys_bucket(s->key), **place = NULL, *e;
 
-    for (unsigned i = 0; i < PER_BUCKET && !place; i++)
+    for (unsigned i = 0; i < DIVERT_PER_BUCKET && !place; i++)
         place = bucket[i] ? NULL : &bucket[i];
     /* The memory of a connection that libslirp has is worth least. */
-    for (unsigned i = 0; i < PER_BUCKET && !place; i++) {
+    for (unsigned i = 0; i < DIVERT_PER_BUCKET && !place; i++) {
         if (bucket[i]->state == STATE_SLIRP) {
             place = &bucket[i];
             entry_free(d, bucket[i]);
@@ -808,7 +760,7 @@ static void sweep(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd)
     bool heard = true;
     uint32_t n = 0;
 
-    for (uint32_t i = 0; i < ENTRIES && d->n_waiting > n && (heard || gone); i++) {
+    for (uint32_t i = 0; i < DIVERT_PLACES && d->n_waiting > n && (heard || gone); i++) {
         struct entry *e = d->entries[i];
 
         if (!e || (e->state != STATE_LINGER && e->state != STATE_SLIRP) || e->until_ns > now_ns)
@@ -928,13 +880,15 @@ int divert_new(struct divert **ret, const struct divert_config *config, struct f
     /* Fresh pages from the kernel are zero and cost nothing until they are used: most of them never are. */
     struct divert *d =
         mmap(NULL, sizeof(*d), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int r;
 
     if (d == MAP_FAILED)
         return failure(why, -ENOMEM, NULL, "cannot allocate the table of diverted connections");
     d->config = *config;
-    if (getrandom(d->secret, sizeof(d->secret), 0) != sizeof(d->secret)) {
+    r = divert_keys_init(&d->keys);
+    if (r < 0) {
         munmap(d, sizeof(*d));
-        return failure(why, -errno, NULL, "getrandom");
+        return failure(why, r, NULL, "getrandom");
     }
     pthread_mutex_init(&d->lock, NULL);
     link_init(&d->connecting);
@@ -951,7 +905,7 @@ struct divert *divert_free(struct divert *d) TSA(no_thread_safety_analysis) /* a
 {
     if (!d)
         return NULL;
-    for (uint32_t i = 0; i < ENTRIES; i++) {
+    for (uint32_t i = 0; i < DIVERT_PLACES; i++) {
         if (d->entries[i])
             closep(&d->entries[i]->host_fd);
         free(d->entries[i]);

@@ -18,10 +18,6 @@
 #include <netinet/in.h>
 #include <stdbool.h>
 
-#ifndef DIVERT_BUCKETS
-#define DIVERT_BUCKETS 8192 /* of the table of connections, 8 places each; a fuzzer has few of them */
-#endif
-
 struct divert;
 
 struct divert_config {
