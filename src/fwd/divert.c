@@ -72,6 +72,7 @@ enum {
     SWEEP_MS = 1000,
     AGENT_BUSY_MS = 5,      /* until it may hear more */
     AGENT_SILENT_MS = 3000, /* for which it does not answer: it takes some 100 us for each */
+    AGENT_DOUBT_MS = 200,   /* then; we may all have been stopped and continued, and its answer is there */
     SYNS_PER_TURN = 64,     /* the worker has other duties, and a guest can always send more */
 };
 
@@ -118,6 +119,8 @@ struct divert {
     uint32_t generation OWNED_BY(role_fwd);
     uint32_t agent OWNED_BY(role_fwd); /* agent_generation() of the one that all have been asked */
     int64_t sweep_ns OWNED_BY(role_fwd);
+    int64_t
+        doubt_ns OWNED_BY(role_fwd);   /* since when the agent has been silent for too long; 0: it has not */
     bool nested OWNED_BY(role_fwd);    /* the agent has been told of containers */
     bool no_nested OWNED_BY(role_fwd); /* their connections cannot be diverted here */
 
@@ -559,14 +562,22 @@ static int follow_agent(struct divert *d) RUNS_ON(role_fwd)
     else if (agent_generation(agent) != d->agent)
         heard = ask_again(d, agent);
     silent_ns = agent_silent_ns(agent);
-    if (silent_ns >= AGENT_SILENT_MS * NS_PER_MS) {
+    if (silent_ns < AGENT_SILENT_MS * NS_PER_MS) {
+        d->doubt_ns = 0;
+    } else if (d->doubt_ns == 0) {
+        d->doubt_ns = clock_monotonic_ns();
+        return AGENT_DOUBT_MS;
+    } else if (clock_monotonic_ns() - d->doubt_ns < AGENT_DOUBT_MS * NS_PER_MS) {
+        return AGENT_DOUBT_MS;
+    } else {
         log_warning("the agent in the guest's namespace has not answered for %d ms: it is ended",
                     AGENT_SILENT_MS);
         agent_give_up(agent);
-        return AGENT_SILENT_MS;
+        d->doubt_ns = 0;
     }
     if (!heard)
         return AGENT_BUSY_MS;
+    silent_ns = agent_silent_ns(agent);
     return silent_ns < 0 ? -1 : (int)(AGENT_SILENT_MS - silent_ns / NS_PER_MS);
 }
 

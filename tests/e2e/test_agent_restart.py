@@ -3,6 +3,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 from harness import GUEST4, HOST4, PROGRAM_ARGS, REMOTE4, wait_for
@@ -104,6 +105,24 @@ def test_an_agent_that_does_not_answer_is_replaced(world):
     s = stats(slirp)
     assert (s["divert_flows"], s["agent_restarts"]) == (1, 1), s
     assert slirp.agents()[0] == standby and "has not answered" in slirp.err()
+
+
+def test_a_pause_of_all_is_not_the_agents_silence(world):
+    """A frozen container, a virtual machine that was saved: nobody could answer."""
+    slirp = start(world, *CONFINED)
+    server = world.remote.peer("tcp_echo", REMOTE4, 7000)
+    wait_for("the standby", lambda: len(slirp.agents()) == 2)
+    agent = slirp.agents()[0]
+    os.kill(agent, signal.SIGSTOP)
+    client = world.guest.begin("client", "echo", REMOTE4, 7000, "wait")
+    server.event("accepted")  # so the agent will be asked at once for the guest's side
+    slirp.process.send_signal(signal.SIGSTOP)
+    time.sleep(4)  # more than an agent may be silent for
+    slirp.process.send_signal(signal.SIGCONT)
+    os.kill(agent, signal.SIGCONT)
+    assert client.result()["reply"] == "wait"
+    s = stats(slirp)
+    assert (s["divert_flows"], s["agent_restarts"], s["agent_lost"]) == (1, 0, 0), s
 
 
 def test_libslirp_takes_over_when_no_agent_answers(world):
