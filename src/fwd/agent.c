@@ -584,6 +584,7 @@ int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec)
     } else if (r == 0) {
         a->n_diverts++;
         undivert_queue_forget(&a->undiverts, &tuple); /* it would come after this request */
+        r = m.count;
     }
     return r;
 }
@@ -624,11 +625,6 @@ void agent_give_up(struct agent *a)
 int64_t agent_silent_ns(const struct agent *a)
 {
     return a->gone || !owes(a) ? -1 : clock_monotonic_ns() - a->heard_ns;
-}
-
-bool agent_is_direct(const struct agent *a)
-{
-    return a->direct;
 }
 
 void agent_divert_end(struct agent *a)

@@ -118,9 +118,10 @@ int agent_divert_state(const struct agent *a);
  * is the caller's. -EAGAIN: not in this way, or not now. Another negative errno: it failed, nothing is left.
  */
 int agent_divert_now(struct agent *a, const struct repair_spec *spec, int *ret_fd) RUNS_ON(role_fwd);
-/* The same by the agent. 0: the hook will be called with @id, unless the agent ends before (then it may be
- * asked again, or its standby). -EAGAIN: it is too busy. -EPIPE: it is gone. With agent_is_direct() the
- * element is made here first; then it is left after a hook with an error, and the caller takes it away. */
+/* The same by the agent. 0 or 1: the hook will be called with @id, unless the agent ends before (then it may
+ * be asked again, or its standby). 1: the element has been made here, and stays after a hook with an error:
+ * the caller takes it away then. -EAGAIN: it is too busy. -EPIPE: it is gone. Another negative errno: it
+ * failed, nothing is left. */
 int agent_divert(struct agent *a, uint64_t id, const struct repair_spec *spec) RUNS_ON(role_fwd);
 /* Takes elements away, AGENT_UNDIVERT_MAX at most. Returns for how many it sees to that, whatever agent comes
  * or goes: the first ones; fewer: the agent is too busy, try the others later; or it is gone for good and
@@ -135,8 +136,6 @@ void agent_divert_end(struct agent *a) RUNS_ON(role_fwd);
 /* Containers behind a bridge, too (nft_nested()). 0: it will be seen to. -EAGAIN: the agent is too busy, or
  * gone; ask again. Another negative errno: not in this namespace. */
 int agent_divert_nested(struct agent *a) RUNS_ON(role_fwd);
-/* Elements are changed by this process itself, at once. */
-bool agent_is_direct(const struct agent *a) RUNS_ON(role_fwd);
 /* For how long (ns) nothing has come from it although something is to come, or it can hear no more; -1:
  * nothing is to come. */
 int64_t agent_silent_ns(const struct agent *a) RUNS_ON(role_fwd);

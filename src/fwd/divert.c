@@ -96,6 +96,7 @@ struct entry {
     int64_t since_ns;                  /* ditto */
     int64_t until_ns;                  /* LINGER, SLIRP */
     uint32_t agent;                    /* BUILDING: agent_generation() of who has been asked */
+    bool own_element;                  /* BUILDING: it was made here, the agent does not take it away */
     uint32_t isn;                      /* BUILDING, OPEN: ours */
     struct repair_spec spec;           /* BUILDING, OPEN */
     struct syn syn;                    /* CONNECTING, BUILDING, OPEN */
@@ -474,6 +475,8 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     d->n_building++;
     if (r != -EAGAIN || (r = agent_divert(agent, id_of(d, e), &e->spec)) < 0)
         give_to_slirp(d, e, build_reason(r));
+    else
+        e->own_element = r == 1;
 }
 
 /* Connected, or not. */
@@ -502,7 +505,7 @@ static void on_diverted(void *arg, uint64_t id, int result, int fd)
         closep(&fd);
         return;
     }
-    if (result < 0 && !agent_is_direct(workers_agent(d->config.workers))) {
+    if (result < 0 && !e->own_element) {
         give_to_slirp(d, e, COUNTER_divert_fallback_agent_failed);
         return;
     }
@@ -542,6 +545,8 @@ static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
         e->agent = generation;
         if (r < 0) /* the former one may have added the element */
             withdraw(d, e, build_reason(r));
+        else
+            e->own_element = e->own_element || r == 1;
     }
     d->agent = generation;
     d->nested = false; /* the former one may not have heard of it */

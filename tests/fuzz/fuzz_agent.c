@@ -487,7 +487,7 @@ static void worker_step(enum step step, struct agent *a, struct input *in) RUNS_
             close(fd);
         } else {
             r = agent_divert(a, input_u8(in) % IDS, &spec);
-            CHECK(r <= 0 && (!gone || r == -EPIPE));
+            CHECK(r <= 1 && (!gone || r == -EPIPE));
         }
         break;
     case STEP_UNDIVERT:

@@ -305,6 +305,18 @@ static void hear(const struct agent_message *m)
     }
 }
 
+static void agent_end(void)
+{
+    if (agent.fd >= 0)
+        close(agent.fd);
+    if (getenv("FUZZ_SHOW"))
+        fprintf(stderr, "the agent ends\n");
+    agent.fd = -1;
+    agent.n_late = 0;
+    if (!set.joined)
+        set.n = 0;
+}
+
 static bool agent_serve(void)
 {
     struct agent_message m;
@@ -324,25 +336,17 @@ static bool agent_serve(void)
         if (poll(&p, 1, 0) <= 0 || (p.revents & (POLLIN | POLLOUT)) != (POLLIN | POLLOUT))
             break;
         n = recv(agent.fd, &m, sizeof(m), MSG_DONTWAIT | MSG_TRUNC);
-        if (n <= 0)
+        if (n == 0) { /* it is not wanted any more */
+            agent_end();
+            return true;
+        }
+        if (n < 0)
             break;
         CHECK(n == (ssize_t)sizeof(m));
         hear(&m);
         any = true;
     }
     return any;
-}
-
-static void agent_end(void)
-{
-    if (agent.fd >= 0)
-        close(agent.fd);
-    if (getenv("FUZZ_SHOW"))
-        fprintf(stderr, "the agent ends\n");
-    agent.fd = -1;
-    agent.n_late = 0;
-    if (!set.joined)
-        set.n = 0;
 }
 
 /* ---- the guest's TCP ---- */
