@@ -220,7 +220,7 @@ int agent_serve_request(struct agent_serve *a)
         return undivert(a, &m);
     case MESSAGE_NESTED:
         if (a->nft)
-            (void)nft_nested(a->nft, true); /* without conntrack nested connections stay with libslirp */
+            (void)nft_nested(a->nft, true); /* containers wait in vain where there is no conntrack */
         return 0;
     default:
         return -EPROTO;

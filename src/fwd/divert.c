@@ -120,10 +120,9 @@ struct divert {
     uint32_t generation OWNED_BY(role_fwd);
     uint32_t agent OWNED_BY(role_fwd); /* agent_generation() of the one that all have been asked */
     int64_t sweep_ns OWNED_BY(role_fwd);
-    int64_t
-        doubt_ns OWNED_BY(role_fwd);   /* since when the agent has been silent for too long; 0: it has not */
-    bool nested OWNED_BY(role_fwd);    /* the agent has been told of containers */
-    bool no_nested OWNED_BY(role_fwd); /* their connections cannot be diverted here */
+    int64_t doubt_ns OWNED_BY(role_fwd); /* since when the agent is silent for too long; 0: it is not */
+    bool nested OWNED_BY(role_fwd);      /* the agent has been told of containers */
+    bool no_nested OWNED_BY(role_fwd);   /* their connections cannot be diverted here */
 
     pthread_mutex_t lock;        /* innermost */
     struct syn queue[QUEUE_MAX]; /* under lock: a ring */
