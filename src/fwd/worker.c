@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/counters.h"
+#include "base/give_way.h"
 #include "base/log.h"
 #include "base/thread.h"
 #include "fwd/half_open.h"
@@ -38,6 +39,7 @@ enum {
     HALF_OPEN_LOOK_MS = 1000, /* as a kernel in SYN_RECV: again after 1 s, 3 s, ...; 63 s is the end */
     LOOK_PLACES_MAX = 8192,   /* of the table, in one turn: some tens of microseconds */
     LOOK_MS = 1000,
+    BYTES_MANY = 64 * 1024, /* in a turn: more than requests and answers */
 };
 
 enum tag { TAG_FLOWS = 1, TAG_WAKE, TAG_AGENT, TAG_LODGER };
@@ -71,6 +73,8 @@ struct worker {
     _Atomic uint32_t load; /* flows, roughly */
 
     struct flows *flows OWNED_BY(role_fwd);
+    uint64_t turn_bytes OWNED_BY(role_fwd); /* moved since the last turn ended */
+    struct give_way give_way OWNED_BY(role_fwd);
 
     pthread_mutex_t lock;          /* innermost */
     struct given given[GIVEN_MAX]; /* under lock */
@@ -142,9 +146,11 @@ static void on_flow_end(void *arg, void *user_arg, enum flow_end end, int connec
 
 static void on_flow_bytes(void *arg, void *user_arg, uint64_t to_guest, uint64_t to_host)
 {
+    struct worker *w = arg;
     struct flow_user *user = user_arg;
 
-    (void)arg;
+    role_assert(&role_fwd);
+    w->turn_bytes += to_guest + to_host;
     counter_add_shared(COUNTER_splice_bytes, to_guest + to_host);
     user->owner->on_bytes(user, to_guest, to_host);
 }
@@ -396,6 +402,9 @@ static int turn(struct worker *w) RUNS_ON(role_fwd)
 
     start_given(w);
     sleep_ms = flows_turn(w->flows);
+    if (sleep_ms != 0 && w->turn_bytes >= BYTES_MANY)
+        give_way(&w->give_way);
+    w->turn_bytes = 0;
     answer_look(w);
     if (w != w->group->worker[0])
         return sleep_ms;

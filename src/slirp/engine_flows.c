@@ -128,6 +128,7 @@ static uint32_t rx_take(void *arg, frame_id *ids, uint32_t n)
     if (n_taken > 0) {
         udp_flows_flush(e->flows, now_ns);
         frame_put(&e->rx_pool, taken, n_taken);
+        one_way_turn(&e->rx_one_way);
     }
     role_leave(&role_udp_out);
     return n_left;
@@ -180,6 +181,8 @@ static void tx_beside(void *arg, bool sleep)
         else
             udp_flows_ready(e->flows, events_value(events[i].data.u64), events[i].events, now_ns);
     }
+    if (n > 0)
+        one_way_turn(&e->tx_one_way);
     role_leave(&role_udp_in);
 }
 

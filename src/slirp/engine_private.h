@@ -11,6 +11,7 @@
 #pragma once
 
 #include "base/spin.h"
+#include "io/one_way.h"
 #include "io/reassembly.h"
 #include "io/tap_rx.h"
 #include "io/tap_tx.h"
@@ -108,6 +109,9 @@ struct engine {
     struct engine_guest guest;             /* fixed before threads start; turn is NULL: there is none */
     bool guest_ready OWNED_BY(role_slirp); /* its turn follows its events */
     struct spin spin OWNED_BY(role_slirp);
+    struct one_way loop_one_way OWNED_BY(role_slirp); /* with loop_flows */
+    struct one_way rx_one_way OWNED_BY(role_udp_out); /* split mode */
+    struct one_way tx_one_way OWNED_BY(role_udp_in);  /* split mode */
     int64_t guest_ns OWNED_BY(role_slirp); /* when its turn comes without an event; INT64_MAX: never */
     uint8_t *apart OWNED_BY(role_slirp);   /* FRAME_SIZE_MAX: one of several datagrams of a frame */
     uint32_t frame_size_usual OWNED_BY(role_slirp); /* shared mode: of late, in bytes */
