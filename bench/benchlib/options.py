@@ -12,8 +12,9 @@ from . import scenarios
 from .util import ROOT, busy_share, note
 
 PROGRAMS = {"ours": [os.environ.get("SLIRP4NETNS") or "build/src/slirp4netns"], "reference": ["/usr/bin/slirp4netns"], "pasta": ["/usr/bin/pasta"],
-            "rootlesskit": ["/usr/bin/rootlesskit"], "loopback": [], "veth": []}
-LIMITS = ("loopback", "veth")
+            "rootlesskit": ["/usr/bin/rootlesskit"], "relay": [], "loopback": [], "veth": []}
+LIMITS = ("relay", "loopback", "veth")
+LEFT_OUT = {"full": (), "quick": ("relay", "veth"), "smoke": ("veth",)}
 MINUTES_FULL, MINUTES_QUICK = 40.0, 2.6
 ROUNDS_FULL, ROUNDS_QUICK = 5, 3
 SMOKE_SECONDS = 0.1
@@ -99,7 +100,7 @@ def parse(arguments=None):
         p.error(f"there is no scenario {e.args[0]}; --help lists them")
     options.asked_for = {program["name"] for program in [*(options.programs or []), *options.peer]}
     options.programs = (options.programs or
-                        [parse_program(name) for name in PROGRAMS if options.mode == "full" or name != "veth"])
+                        [parse_program(name) for name in PROGRAMS if name not in LEFT_OUT[options.mode]])
     # Limits are the last columns.
     options.programs = sorted([*options.programs, *options.peer], key=lambda program: program["name"] in LIMITS)
     if len({program["name"] for program in options.programs}) != len(options.programs):

@@ -20,6 +20,7 @@ from . import world as net
 from .util import DEADLINE_S, ROOT, MeasurementError, end_child, process_tree, read_line, run, wait_readable, words
 
 GUEST_ADDRESS = "10.0.2.100"  # slirp4netns -c gives it to the TAP
+RELAY_GATEWAY = "10.0.2.2"
 PASTA_POLL_S = 0.001
 
 
@@ -306,6 +307,33 @@ class Rootlesskit(Kind):
         return Attached(RootlesskitGuest(int(child.read_text())), "tap0", under_test, None, scenario.address)
 
 
+class Relay(Kind):
+    """bench/relay: the least that a program between a TAP and a socket has to do for datagrams of one flow."""
+    limit = True
+    LOADS = ("udp-rr", "udp-echo")  # the others ask for a report by TCP
+
+    def look_at(self, world, program):
+        program["version"] = ["bench/relay: as few system calls for one flow as there are, and nothing else"]
+
+    def cannot(self, program, scenario):
+        return None if scenario.way == "out" and scenario.load[0] in self.LOADS else "it carries datagrams to one address"
+
+    def expects(self, program, scenario):
+        return "tap"
+
+    def attach(self, world, program, scenario, port, seconds, stack):
+        guest = world.guest(seconds)
+        stack.callback(guest.close)
+        under_test = UnderTest(stack)
+        under_test.start([world.relay, guest.pid, "tap0", net.HOST, port, seconds + net.SERVER_S],
+                         stdout=subprocess.PIPE)
+        read_line(under_test.process, scenario.patience_s, "bench/relay")
+        guest.run("ip link set lo up", f"ip link set tap0 up mtu {scenario.mtu}",
+                  f"ip addr add {GUEST_ADDRESS}/24 dev tap0", f"ip route add default via {RELAY_GATEWAY}",
+                  f"ip neigh add {RELAY_GATEWAY} lladdr 02:00:00:00:00:02 dev tap0")
+        return Attached(guest, "tap0", under_test)
+
+
 class Loopback(Kind):
     """No program, no guest: client and server are on the host."""
     limit = True
@@ -376,7 +404,7 @@ def subid_names():
 def kind_of(program, user=None):
     """By the name of the program's file."""
     if not program["command"]:
-        return {"loopback": Loopback, "veth": Veth}[program["name"]]()
+        return {"relay": Relay, "loopback": Loopback, "veth": Veth}[program["name"]]()
     file = Path(program["command"][0]).name
     if file.startswith(("pasta", "passt")):
         return Pasta()

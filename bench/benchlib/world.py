@@ -91,6 +91,7 @@ class World:
         """The load generator and the host's side of the network."""
         self.load = self.tool("load", sorted((BENCH / "load").glob("*.c")))
         self.delay = self.tool("delay", [BENCH / "delay.c"])
+        self.relay = self.tool("relay", [BENCH / "relay.c"])
         os.chmod(self.directory, 0o711)  # for the user of rootlesskit
         with contextlib.suppress(OSError):
             Path(CONGESTION_CONTROL).write_text(WANTED_CONGESTION_CONTROL)

@@ -100,6 +100,9 @@ def test_every_kind_of_scenario_works_with_every_program_that_is_there(smoke: di
     result = smoke["result"]
     there = [program["name"] for program in result["programs"] if program["name"] != "broken"]
     assert "ours" in there and "loopback" in there
+    measured = {name for scenario in result["scenarios"] for name, entry in scenario["programs"].items()
+                if entry["state"] == "measured"}
+    assert "relay" in measured  # of a few scenarios only
     for scenario in result["scenarios"]:
         states = {name: scenario["programs"][name]["state"] for name in there}
         assert states["ours"] == "measured", (scenario["id"], scenario["programs"]["ours"])

@@ -101,7 +101,7 @@ def test_bad_peers_are_refused(text: str) -> None:
 @pytest.mark.parametrize(("program", "kind"), [
     ({"name": "x", "command": ["/opt/pasta.avx2"]}, "Pasta"), ({"name": "x", "command": ["rootlesskit"]}, "Rootlesskit"),
     ({"name": "x", "command": ["/a/b"]}, "Slirp4netns"), ({"name": "loopback", "command": []}, "Loopback"),
-    ({"name": "veth", "command": []}, "Veth")])
+    ({"name": "veth", "command": []}, "Veth"), ({"name": "relay", "command": []}, "Relay")])
 def test_the_kind_goes_by_the_name_of_the_file(program: dict, kind: str) -> None:
     assert type(programs.kind_of(program)).__name__ == kind
 
@@ -148,7 +148,7 @@ def test_modes_set_rounds_and_time() -> None:
     assert quick.minutes < 3 and len(quick.scenarios) < len(full.scenarios)
     assert smoke.rounds == 1 and smoke.seconds and not smoke.minutes
     assert options.parse(["--full", "--minutes", "7"]).minutes == 7
-    assert [p["name"] for p in options.parse(["--peer", "mine=/x"]).programs][-3:] == ["mine", "loopback", "veth"]
+    assert [p["name"] for p in options.parse(["--peer", "mine=/x"]).programs][-4:] == ["mine", "relay", "loopback", "veth"]
 
 
 def test_a_machine_is_looked_at_until_it_is_quiet() -> None:
