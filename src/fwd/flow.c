@@ -3,44 +3,38 @@
  * flow.c
  *
  * The two directions of a flow are independent machines that share their sockets. Each moves bytes from its
- * source into a pipe and from there into its target:
+ * source into a pipe and from there into its target (flow_move.c). Its states, and what leads on from them:
  *
- *   EMPTY    no pipe. The source had nothing; its next EPOLLIN, EPOLLRDHUP, EPOLLPRI or EPOLLHUP leads on.
- *   QUEUED   no pipe, in flows.queue. The source may have more, but the turn's share is used up;
- * flows_turn(). STARVED  no pipe, in flows.starved. None could be had; flows_turn(), once there is one or
- * after FLOW_PIPE_RETRY_MS. FULL     a pipe with `held` > 0 bytes. The target takes no more; its next
- * EPOLLOUT leads on. SHUT     no pipe, for good: the source has ended, its last byte is with the target, and
- * the target knows.
+ *   EMPTY: no pipe. The source had nothing; its next EPOLLIN, EPOLLRDHUP, EPOLLPRI or EPOLLHUP leads on.
  *
- * advance() runs a direction until one of these is reached; settle() enters it and is the only place that
- * does, save for the end of a flow. When both directions are SHUT the flow is over, if it is not a diverted
- * one whose guest has not acknowledged all of it (drain.h).
+ *   QUEUED: no pipe, in flows.queue. The source may have more, but the turn's share is used up;
+ *      flows_turn() leads on.
  *
- * A pipe is only filled when it is empty. This costs nothing, since one call takes all that the socket has
- * (up to the pipe's size); it bounds what a flow can hold; it makes EAGAIN unambiguous: the source is empty,
- * never the pipe full (a pipe is full by slots, which may hold a few bytes each); and the end of the source
- * cannot overtake bytes before it.
+ *   STARVED: no pipe, in flows.starved. None could be had; flows_turn() leads on, once there is one or after
+ *      FLOW_PIPE_RETRY_MS.
  *
- * Short messages are copied instead (advance_by_copy()); the states are the same, with a pipe only for what
- * the target did not take.
+ *   FULL: a pipe with `held` > 0 bytes. The target takes no more; its next EPOLLOUT leads on.
  *
- * What the kernel promises:
+ *   SHUT: no pipe, for good: the source has ended, its last byte is with the target, and the target knows.
+ *
+ * direction_advance() runs a direction until one of these is reached; settle() enters it and is the only
+ * place that does, save for the end of a flow. When both directions are SHUT the flow is over, if it is not a
+ * diverted one whose guest has not acknowledged all of it (drain.h).
+ *
+ * What the kernel promises (of splice(2) and short reads: flow_move.c):
+ *
  *  - Edge-triggered events (epoll(7)): each socket is added once, for everything; EPOLLIN comes again after
- * the socket was emptied, EPOLLOUT after a write was cut short. So directions run until EAGAIN. One exception
- *    saves a call for each small message: a read of fewer bytes than the pipe has slots was not limited by
- * the pipe, so it took everything, and what comes later is an event of its own (this includes a FIN, unless
- * it has been seen already).
+ *    the socket was emptied, EPOLLOUT after a write was cut short. So directions run until EAGAIN.
+ *
  *  - tcp_reset() sets sk_err, so EPOLLERR comes, whatever the flow waits for. It implies EPOLLRDHUP and
- * EPOLLHUP: EPOLLRDHUP is a FIN only without EPOLLERR. EPOLLHUP alone means that both ends are shut: no
- * error, there may be bytes to read. Bytes received before a reset can still be read, then the error is
- * reported, once; after that, reading looks like an orderly end. So SO_ERROR is asked first, and an error
- * ends the flow.
+ *    EPOLLHUP: EPOLLRDHUP is a FIN only without EPOLLERR. EPOLLHUP alone means that both ends are shut: no
+ *    error, there may be bytes to read. Bytes received before a reset can still be read, then the error is
+ *    reported, once; after that, reading looks like an orderly end. So SO_ERROR is asked first, and an error
+ *    ends the flow.
+ *
  *  - Where a reset does not matter: the source's FIN was seen, so all of its bytes are here, and the other
  *    direction is SHUT. This is how a peer that has closed long ago answers our FIN. What is left is
- * delivered.
- *  - splice(2) does not pass the mark of urgent data: it reports EAGAIN, or after a FIN even the end, with
- * bytes still unread. recv(2) with SO_OOBINLINE does pass, so read_past_mark() takes over there, and confirms
- * each end. Urgent bytes travel inline (RFC 6093).
+ *    delivered.
  *
  * Reset: when a side fails, what was received from it and can be passed on at once is; then the other side is
  * closed with SO_LINGER 0. A pipe with bytes in it is closed.
@@ -53,18 +47,13 @@
  * Not done: SO_RCVLOWAT against a wake-up for each segment. A threshold holds back the last bytes of a burst,
  * so each one would need a timer; and a worker under load finds several segments per wake-up anyway.
  */
-#include "fwd/flow.h"
+#include "fwd/flow_private.h"
 
 #include "base/bits.h"
 #include "base/clock.h"
-#include "fwd/drain.h"
-#include "fwd/half_open.h"
-#include "fwd/link.h"
-#include "fwd/pipes.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
@@ -73,10 +62,8 @@
 #include <unistd.h>
 
 enum {
-    DIRECTION_TURN_BYTES = FLOW_TURN_BYTES / 2,
     CHUNK_FLOWS = 64,    /* the slab grows by these */
     QUEUE_TURN_MAX = 16, /* directions: the worker may have other duties */
-    COPY_BYTES = 4096,   /* a page: a pipe's slot takes it, so writing it to an empty pipe cannot fail */
     KEEPALIVE_IDLE_S = 600,
     INDEX_SHIFT = 1, /* of the event data */
 };
@@ -84,88 +71,6 @@ enum {
 static const uint32_t SOCKET_EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
 static const uint32_t SOURCE_EVENTS = EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLHUP | EPOLLERR;
 static const uint32_t TARGET_EVENTS = EPOLLOUT | EPOLLHUP | EPOLLERR;
-static const unsigned SPLICE_FLAGS = SPLICE_F_MOVE | SPLICE_F_NONBLOCK;
-
-/* ---- what there is ---- */
-
-enum side { HOST, GUEST };
-
-enum direction_state {
-    DIRECTION_EMPTY,
-    DIRECTION_QUEUED,
-    DIRECTION_STARVED,
-    DIRECTION_FULL,
-    DIRECTION_SHUT,
-};
-
-struct direction {
-    struct link link; /* QUEUED: flows.queue; STARVED: flows.starved */
-    struct pipe pipe; /* FULL, and inside advance() */
-    uint32_t held;    /* bytes in the pipe */
-    uint32_t moved;   /* bytes read in turn number `turn` */
-    uint32_t turn;
-    uint8_t source;   /* enum side: which element of flow.direction this is */
-    uint8_t state;    /* enum direction_state */
-    bool bulk;        /* by splice; otherwise a copy is cheaper */
-    bool source_fin;  /* all that the source will ever send is here */
-    bool source_mark; /* there may be urgent data */
-};
-
-enum flow_state {
-    FLOW_STATE_FREE,       /* in flows.free */
-    FLOW_STATE_CONNECTING, /* fd[GUEST] is; directions are EMPTY; in flows.connecting if there is a deadline
-                            */
-    FLOW_STATE_OPEN,
-    FLOW_STATE_DRAINING, /* over but for what the guest has not acknowledged; fd[HOST] is -1; in flows.drains
-                          */
-    FLOW_STATE_DEAD,     /* in flows.dead until the next flows_turn() */
-};
-
-struct flow {
-    struct direction direction[2]; /* by source */
-    int fd[2];                     /* by side */
-    uint32_t index;
-    uint8_t state;              /* enum flow_state */
-    struct link link;           /* FREE, CONNECTING, DEAD: see there */
-    bool diverted;              /* started as FLOW_CONNECTED */
-    struct drain drain;         /* DRAINING */
-    struct half_open half_open; /* in flows.half_opens: the guest may not have answered yet */
-    struct link changed;        /* in flows.changed: bytes have moved that on_bytes has not heard of */
-    uint64_t unreported[2];     /* by source */
-    uint64_t reported[2];       /* ditto: all before */
-    int64_t started_ns;
-    int64_t deadline_ns; /* CONNECTING */
-    void *user;
-};
-
-struct flows {
-    struct flows_config config; /* fixed */
-    struct pipes pipes;
-    struct link queue, starved; /* of struct direction */
-    struct link connecting;     /* of struct flow, by deadline */
-    struct half_opens half_opens;
-    struct drains drains;
-    struct link free, dead, changed;
-    int64_t starved_retry_ns; /* while somebody is starved */
-    uint32_t turn;            /* number of the present one */
-    uint32_t n_flows, n_slots, n_chunks_max;
-    struct flow *chunks[];
-};
-
-static struct flow *flow_of(struct direction *d)
-{
-    return container_of(d - d->source, struct flow, direction[0]);
-}
-
-static int source_fd(struct direction *d)
-{
-    return flow_of(d)->fd[d->source];
-}
-
-static int target_fd(struct direction *d)
-{
-    return flow_of(d)->fd[!d->source];
-}
 
 /* ---- the table ---- */
 
@@ -375,184 +280,16 @@ struct flows *flows_free(struct flows *f)
     return NULL;
 }
 
-/* ---- moving bytes ---- */
-
-enum progress {
-    PROGRESS_EMPTY,   /* the source has nothing; no pipe */
-    PROGRESS_SHARE,   /* the turn's share is used up; no pipe */
-    PROGRESS_NO_PIPE, /* none to be had */
-    PROGRESS_FULL,    /* the target takes nothing; `held` bytes are in the pipe */
-    PROGRESS_END,     /* of the source; no pipe */
-    PROGRESS_SOURCE_FAILED,
-    PROGRESS_TARGET_FAILED, /* the pipe may have bytes in it */
-};
-
-/* Takes over where splice(2) does not get on, at an urgent mark. Bytes in the pipe; 0: the source has ended;
- * a negative errno. */
-static ssize_t read_past_mark(struct direction *d)
-{
-    uint8_t copy[COPY_BYTES];
-    ssize_t n = recv(source_fd(d), copy, sizeof(copy), MSG_DONTWAIT);
-
-    if (n < 0)
-        return -errno;
-    if (n > 0 && write(d->pipe.write_fd, copy, (size_t)n) != n)
-        return -EIO; /* the pipe was empty */
-    return n;
-}
-
-/* As read_past_mark(); *@ret_all: there was no more than that. */
-static ssize_t fill_pipe(struct flows *f, struct direction *d, bool *ret_all)
-{
-    uint32_t size = min_u32(d->pipe.size, DIRECTION_TURN_BYTES - d->moved);
-    ssize_t n;
-
-    do
-        n = splice(source_fd(d), NULL, d->pipe.write_fd, NULL, size, SPLICE_FLAGS);
-    while (n < 0 && errno == EINTR);
-    *ret_all = n > 0 && n < (ssize_t)(d->pipe.size / f->pipes.page_size) && n < (ssize_t)size &&
-               !d->source_fin && !d->source_mark;
-    if (n > 0) {
-        d->bulk = n >= COPY_BYTES;
-        return n;
-    }
-    if (n < 0 && (errno != EAGAIN || !d->source_mark))
-        return -errno;
-    n = read_past_mark(d);
-    if (n == -EAGAIN)
-        d->source_mark = false;
-    return n;
-}
-
-static void count_bytes(struct flows *f, struct direction *d, uint32_t n)
-{
-    struct flow *flow = flow_of(d);
-
-    flow->unreported[d->source] += n;
-    if (link_is_alone(&flow->changed))
-        link_insert_before(&f->changed, &flow->changed);
-}
-
-/* PROGRESS_EMPTY: the pipe is empty now. */
-static enum progress empty_pipe(struct flows *f, struct direction *d)
-{
-    while (d->held > 0) {
-        ssize_t n = splice(d->pipe.read_fd, NULL, target_fd(d), NULL, d->held, SPLICE_FLAGS);
-
-        if (n > 0) {
-            d->held -= (uint32_t)n;
-            count_bytes(f, d, (uint32_t)n);
-        } else if (n < 0 && errno == EAGAIN) {
-            return PROGRESS_FULL;
-        } else if (n == 0 || errno != EINTR) {
-            return PROGRESS_TARGET_FAILED;
-        }
-    }
-    return PROGRESS_EMPTY;
-}
-
-static enum progress advance_with_pipe(struct flows *f, struct direction *d)
-{
-    bool all = false;
-
-    for (;;) {
-        enum progress p = empty_pipe(f, d);
-        ssize_t n;
-
-        if (p != PROGRESS_EMPTY || all)
-            return p;
-        if (d->moved >= DIRECTION_TURN_BYTES)
-            return PROGRESS_SHARE;
-        n = fill_pipe(f, d, &all);
-        if (n == 0)
-            return PROGRESS_END;
-        if (n < 0)
-            return n == -EAGAIN ? PROGRESS_EMPTY : PROGRESS_SOURCE_FAILED;
-        d->held = (uint32_t)n;
-        d->moved += (uint32_t)n;
-    }
-}
-
-/* A short message costs less by a copy than by two calls of splice(2) and the pages that they hand around. As
- * long as each read finds less than COPY_BYTES, that is the way; what the target does not take goes into a
- * pipe. */
-static enum progress advance_by_copy(struct flows *f, struct direction *d)
-{
-    uint8_t copy[COPY_BYTES];
-
-    while (d->moved < DIRECTION_TURN_BYTES) {
-        ssize_t n = recv(source_fd(d), copy, sizeof(copy), MSG_DONTWAIT), sent;
-
-        if (n == 0)
-            return PROGRESS_END;
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0) {
-            if (errno != EAGAIN)
-                return PROGRESS_SOURCE_FAILED;
-            d->source_mark = false;
-            return PROGRESS_EMPTY;
-        }
-        d->moved += (uint32_t)n;
-        sent = send(target_fd(d), copy, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (sent < 0 && errno != EAGAIN && errno != EINTR)
-            return PROGRESS_TARGET_FAILED;
-        if (sent > 0)
-            count_bytes(f, d, (uint32_t)sent);
-        if (sent < n) {
-            size_t rest = (size_t)(n - (sent > 0 ? sent : 0));
-
-            /* There is one: the caller has seen to that. It is empty, so it takes a page. */
-            if (pipes_take(&f->pipes, &d->pipe) < 0 ||
-                write(d->pipe.write_fd, copy + n - rest, rest) != (ssize_t)rest)
-                return PROGRESS_TARGET_FAILED;
-            d->held = (uint32_t)rest;
-            return PROGRESS_FULL;
-        }
-        d->bulk = n == sizeof(copy);
-        if (d->bulk)
-            return PROGRESS_SHARE; /* not really: the caller goes on by splice */
-        if (!d->source_fin && !d->source_mark)
-            return PROGRESS_EMPTY; /* that was all there was */
-    }
-    return PROGRESS_SHARE;
-}
-
-static enum progress advance(struct flows *f, struct direction *d)
-{
-    enum progress p;
-
-    if (d->turn != f->turn) {
-        d->turn = f->turn;
-        d->moved = 0;
-    }
-    if (d->pipe.read_fd < 0) {
-        if (d->moved >= DIRECTION_TURN_BYTES)
-            return PROGRESS_SHARE;
-        if (!d->bulk) {
-            if (pipes_reserve(&f->pipes) < 0)
-                return PROGRESS_NO_PIPE;
-            p = advance_by_copy(f, d);
-            if (!d->bulk)
-                return p;
-        }
-        if (pipes_take(&f->pipes, &d->pipe) < 0)
-            return PROGRESS_NO_PIPE;
-    }
-    p = advance_with_pipe(f, d);
-    if (d->held == 0)
-        pipes_give(&f->pipes, &d->pipe);
-    return p;
-}
+/* ---- running a direction ---- */
 
 /* @failed is dead: the other side gets what can be passed on at once, then a reset. */
-static void flow_fail(struct flows *f, struct flow *flow, enum side failed)
+static void flow_fail(struct flows *f, struct flow *flow, enum side failed) RUNS_ON(role_fwd)
 {
     struct direction *d = &flow->direction[failed];
 
     if (d->state != DIRECTION_SHUT) {
         d->moved = 0; /* one share, whatever it had */
-        (void)advance(f, d);
+        (void)direction_advance(f, d);
     }
     flow_end(f, flow, FLOW_RESET, 0);
 }
@@ -573,11 +310,11 @@ static void settle(struct flows *f, struct direction *d, enum direction_state st
 }
 
 /* The flow may be over afterwards. */
-static void run(struct flows *f, struct direction *d)
+static void run(struct flows *f, struct direction *d) RUNS_ON(role_fwd)
 {
     struct flow *flow = flow_of(d);
 
-    switch (advance(f, d)) {
+    switch (direction_advance(f, d)) {
     case PROGRESS_EMPTY:
         settle(f, d, DIRECTION_EMPTY);
         break;
@@ -723,6 +460,7 @@ int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, 
 /* ---- events ---- */
 
 static void event_connecting(struct flows *f, struct flow *flow, enum side side, uint32_t events)
+    RUNS_ON(role_fwd)
 {
     int error;
 
@@ -754,7 +492,7 @@ static void event_connecting(struct flows *f, struct flow *flow, enum side side,
         run(f, &flow->direction[GUEST]);
 }
 
-static void event_open(struct flows *f, struct flow *flow, enum side side, uint32_t events)
+static void event_open(struct flows *f, struct flow *flow, enum side side, uint32_t events) RUNS_ON(role_fwd)
 {
     struct direction *from = &flow->direction[side], *to = &flow->direction[!side];
 
@@ -804,7 +542,7 @@ static void free_dead(struct flows *f)
     }
 }
 
-static void run_queue(struct flows *f)
+static void run_queue(struct flows *f) RUNS_ON(role_fwd)
 {
     struct link batch;
 
@@ -820,7 +558,7 @@ static void run_queue(struct flows *f)
 }
 
 /* In the order of waiting, as long as there are pipes. */
-static void run_starved(struct flows *f)
+static void run_starved(struct flows *f) RUNS_ON(role_fwd)
 {
     struct link batch;
     int64_t now_ns;
