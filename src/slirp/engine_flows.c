@@ -97,8 +97,10 @@ static bool take_frame(struct engine *e, frame_id id, int64_t now_ns) RUNS_ON(ro
         e->rx_pool.size[id] = size;
         frame = frame_data(&e->rx_pool, id);
         kind = packet_parse(&p, frame, size);
-        if (p.is_fragment) /* again: nobody sends that */
+        if (p.is_fragment) { /* again: nobody sends that */
+            counter_add_shared(COUNTER_rx_drop_fragment, 1);
             return true;
+        }
         if ((kind != PACKET_IPV4 && kind != PACKET_IPV6) || filter_frame(&e->filter, kind, &p) != FILTER_PASS)
             return false;
     } else if (e->rx_pool.header_size > 0) {

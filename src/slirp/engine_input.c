@@ -83,8 +83,12 @@ static void input_frame(struct engine *e, const void *header, const uint8_t *fra
         return;
     if (packet.is_fragment) {
         frame = reassembly_take(e->reassembly, kind, &packet, clock_monotonic_ns(), &size);
-        if (!frame || !admit(e, &packet, &kind, frame, size) || packet.is_fragment)
+        if (!frame || !admit(e, &packet, &kind, frame, size))
             return;
+        if (packet.is_fragment) { /* again: nobody sends that */
+            counter_add_shared(COUNTER_rx_drop_fragment, 1);
+            return;
+        }
         flags |= INPUT_PASSING;
         header = NULL;
     }

@@ -957,15 +957,16 @@ def raw_sweep(interface, port, source4, *destinations):
 
 def raw_fragments6(interface, dst, port, *headers):
     """A datagram of 64 bytes in two fragments, with the named headers after the fragment header ("options": destination
-    options, "fragment": that of a whole)."""
+    options, "fragment": that of a whole, "part": that of a first one)."""
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     s.bind((interface, 0))
     whole = make_frame(s.getsockname()[4], "fd00::1234", dst, 17, struct.pack("!HHHH", 42000, int(port), 8 + 64, 0) +
                        pattern(64))
     ethernet, addresses, rest, proto = whole[:14], whole[22:54], whole[54:], 17
+    kinds = {"options": (60, b"\0\1\4\0\0\0\0"), "fragment": (44, b"\0\0\0\0\0\0\7"), "part": (44, b"\0\0\1\0\0\0\7")}
     for header in reversed(headers):
-        rest = bytes([proto]) + {"options": b"\0\1\4\0\0\0\0", "fragment": b"\0\0\0\0\0\0\7"}[header] + rest
-        proto = {"options": 60, "fragment": 44}[header]
+        rest = bytes([proto]) + kinds[header][1] + rest
+        proto = kinds[header][0]
     for offset, part in ((0, rest[:48]), (48, rest[48:])):
         fragment = struct.pack("!BBHI", proto, 0, offset | (offset == 0), 0x12345678) + part
         s.send(ethernet + struct.pack("!IHBB", 0x60000000, len(fragment), 44, 64) + addresses + fragment)

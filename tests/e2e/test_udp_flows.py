@@ -143,6 +143,14 @@ def test_a_datagram_in_ipv6_fragments_arrives_whatever_follows_the_fragment_head
     assert far.event("datagram")["n"] == 64
 
 
+@pytest.mark.parametrize("mode", ["shared", "split"])
+def test_a_fragment_that_was_in_fragments_is_dropped_and_counted(world, mode):
+    """Nobody sends that; what is put together is a fragment again."""
+    slirp = start(world, DIRECT, f"--threads={mode}", v6=True, api=True)
+    world.guest.do("raw_fragments6", "tap0", REMOTE6, 7000, "part")
+    wait_for("it is counted", lambda: stats(slirp)["rx_drop_fragment"] == 1)
+
+
 @pytest.mark.reference_bug("shows the gateway's ICMP errors with the source 127.0.0.1, which the guest drops")
 @pytest.mark.parametrize("addr", [GATEWAY4, GATEWAY6])
 def test_a_closed_port_of_the_gateway_is_refused(world, addr):
