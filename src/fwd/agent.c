@@ -80,6 +80,8 @@ struct agent {
     struct undivert_queue undiverts OWNED_BY(role_fwd);
     uint32_t n_diverts OWNED_BY(role_fwd); /* requests that it has not answered */
     bool looks OWNED_BY(role_fwd);         /* it has taken over, and has not said what it sees */
+    bool nested OWNED_BY(role_fwd);        /* containers are seen to: by us, or it has been asked */
+    int nested_error OWNED_BY(role_fwd);   /* a negative errno: they cannot be diverted here */
     bool deaf OWNED_BY(role_fwd);          /* the last message did not fit, and nothing has come since */
     int64_t heard_ns OWNED_BY(role_fwd);   /* while it owes an answer: the last message, or since when */
     int64_t look_ns OWNED_BY(role_fwd);    /* no MESSAGE_LOOK before */
@@ -313,6 +315,8 @@ static int take_complaint(struct agent *a, const struct agent_message *m) RUNS_O
     } else if (m->count == AGENT_STANDS_ALONE && m->result < 0) {
         log_limited(&limit, LOG_LEVEL_INFO, "nsagent has no standby, and will not come back if it ends: %s",
                     strerror(-m->result));
+    } else if (m->count == AGENT_LEAVES_NESTED && m->result < 0) {
+        a->nested_error = m->result; /* agent_divert_nested()'s caller says it */
     } else if (m->count == AGENT_SEES_FILES && m->result < 0) {
         log_limited(
             &limit, LOG_LEVEL_INFO,
@@ -439,6 +443,7 @@ int agent_restart(struct agent *a, const char **ret_why)
     a->look_ns = 0;
     a->n_diverts = 0;
     a->looks = a->deaf = false;
+    a->nested = false; /* the former one may not have heard of it */
     undivert_queue_again(&a->undiverts);
     if (send_message(a, &look) < 0) {
         *ret_why = "so has its standby";
@@ -640,9 +645,18 @@ int agent_divert_nested(struct agent *a)
     static const struct agent_message message = {.type = MESSAGE_NESTED};
     int r;
 
-    if (a->direct && (r = nft_nested(a->nft, true)) != -EPERM)
+    if (a->nested_error < 0)
+        return a->nested_error;
+    if (a->nested && !a->gone)
+        return 0;
+    if (a->direct && (r = nft_nested(a->nft, true)) != -EPERM) {
+        a->nested = r == 0;
         return r;
-    return a->gone || send_message(a, &message) < 0 ? -EAGAIN : 0;
+    }
+    if (a->gone || send_message(a, &message) < 0)
+        return -EAGAIN;
+    a->nested = true;
+    return 0;
 }
 
 void agent_look(struct agent *a)

@@ -133,8 +133,9 @@ bool agent_undivert_is_pending(const struct agent *a, const struct nft_tuple *tu
 /* No connection is diverted. When the agent is gone and nobody else may take elements away, the whole table
  * goes: an element that is left over would catch a later connection with the same addresses. */
 void agent_divert_end(struct agent *a) RUNS_ON(role_fwd);
-/* Containers behind a bridge, too (nft_nested()). 0: it will be seen to. -EAGAIN: the agent is too busy, or
- * gone; ask again. Another negative errno: not in this namespace. */
+/* Containers behind a bridge, too (nft_nested()). 0: it will be seen to, once for each agent; that it cannot
+ * be may show the next time. -EAGAIN: the agent is too busy, or gone; ask again. Another negative errno: not
+ * in this namespace. */
 int agent_divert_nested(struct agent *a) RUNS_ON(role_fwd);
 /* For how long (ns) nothing has come from it although something is to come, or it can hear no more; -1:
  * nothing is to come. */

@@ -24,7 +24,8 @@
  *   UNDIVERT tuples ->           take the elements away
  *          <- UNDIVERTED         @count of them are gone, in the order of the requests
  *          <- COMPLAINT          something for the log, also before STARTED
- *   NESTED ->                    divert what containers behind a bridge send, too (not answered)
+ *   NESTED ->                    divert what containers behind a bridge send, too (answered by a COMPLAINT
+ * where that cannot be)
  *
  * STANDBY comes with two descriptors: the parent's end of the standby's own pair, and its pidfd. A standby is
  * spoken to as an agent that has sent STARTED: the first request is what it waits for.
@@ -71,7 +72,8 @@ enum agent_complaint {                      /* of COMPLAINT, in @count */
                        AGENT_MADE_CALL = 1, /* @result: a system call that its filter forbids; it has ended */
                        AGENT_SEES_FILES, /* @result: a negative errno; it goes on with nothing but the filter
                                             before the files */
-                       AGENT_STANDS_ALONE, /* @result: a negative errno; there is no standby */
+                       AGENT_STANDS_ALONE,  /* @result: a negative errno; there is no standby */
+                       AGENT_LEAVES_NESTED, /* @result: a negative errno, of NESTED */
 };
 
 /* Compared with memcmp(): the rest of an IPv4 address is 0. */

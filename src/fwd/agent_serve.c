@@ -190,6 +190,15 @@ static int undivert(struct agent_serve *a, const struct agent_message *request)
     return send_message(a, &m, NULL, 0);
 }
 
+/* A kernel with nf_tables need not have what tells connections apart (conntrack). */
+static int divert_nested(struct agent_serve *a)
+{
+    struct agent_message m = {.type = MESSAGE_COMPLAINT, .count = AGENT_LEAVES_NESTED};
+
+    m.result = a->nft ? nft_nested(a->nft, true) : 0;
+    return m.result < 0 ? send_message(a, &m, NULL, 0) : 0;
+}
+
 int agent_serve_request(struct agent_serve *a)
 {
     struct agent_message m;
@@ -219,9 +228,7 @@ int agent_serve_request(struct agent_serve *a)
             return -EPROTO;
         return undivert(a, &m);
     case MESSAGE_NESTED:
-        if (a->nft)
-            (void)nft_nested(a->nft, true); /* containers wait in vain where there is no conntrack */
-        return 0;
+        return divert_nested(a);
     default:
         return -EPROTO;
     }

@@ -107,6 +107,7 @@ static enum standby {
     STANDBYS,
     SECOND_REPORT = STANDBYS,
     UNDIVERTS,
+    NO_NESTED,
 } script;
 
 static void introduce(int sock, enum standby what)
@@ -201,6 +202,21 @@ _Noreturn static void report_twice(int sock)
     _exit(1);
 }
 
+/* Cannot divert containers, and says so as often as it is asked. */
+_Noreturn static void leave_nested(int sock)
+{
+    struct agent_message m;
+
+    while (recv(sock, &m, sizeof(m), 0) == sizeof(m)) {
+        if (m.type == MESSAGE_NESTED)
+            say(sock,
+                &(struct agent_message){
+                    .type = MESSAGE_COMPLAINT, .count = AGENT_LEAVES_NESTED, .result = -EOPNOTSUPP},
+                NULL, 0);
+    }
+    _exit(0);
+}
+
 _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t parent_pid)
 {
     (void)config;
@@ -211,6 +227,8 @@ _Noreturn void agent_process(int sock, const struct agent_config *config, pid_t 
     say(sock, &(struct agent_message){.type = MESSAGE_STARTED, .count = ENODEV}, NULL, 0);
     if (script == UNDIVERTS)
         undiverts_confirm_one(sock);
+    if (script == NO_NESTED)
+        leave_nested(sock);
     introduce(sock, script);
     wait_for_the_end(sock);
 }
@@ -476,6 +494,25 @@ static void test_an_agent_that_does_not_listen(void **state)
     agent_free(a);
 }
 
+static void test_containers_that_cannot_be_diverted(void **state)
+{
+    int64_t end_ns = deadline();
+    struct agent *a;
+    int r;
+
+    (void)state;
+    a = start(NO_NESTED);
+    role_enter(&role_fwd);
+    assert_int_equal(agent_divert_nested(a), 0);
+    while ((r = agent_divert_nested(a)) == 0)
+        assert_int_equal(read_on(a, end_ns), 0);
+    assert_int_equal(r, -EOPNOTSUPP);
+    assert_int_equal(agent_divert_nested(a), -EOPNOTSUPP);
+    assert_false(agent_is_gone(a));
+    role_leave(&role_fwd);
+    agent_free(a);
+}
+
 static void test_whose_child_it_is(void **state)
 {
     int fds[2], parent_fd = (int)syscall(SYS_pidfd_open, getppid(), 0);
@@ -534,6 +571,7 @@ int main(void)
         cmocka_unit_test(test_a_second_report_says_why),
         cmocka_unit_test(test_the_next_one_takes_away_what_was_not_confirmed),
         cmocka_unit_test(test_an_agent_that_does_not_listen),
+        cmocka_unit_test(test_containers_that_cannot_be_diverted),
         cmocka_unit_test(test_whose_child_it_is),
     };
 
