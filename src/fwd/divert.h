@@ -5,8 +5,8 @@
  * The slirp role offers every TCP packet of the guest. A SYN that may be diverted is taken: a worker connects
  * to its destination, the agent makes the socket that answers in the destination's name inside the guest's
  * namespace (repair.h) and leads the connection's packets there (nft.h), the guest gets its SYN-ACK, and the
- * two sockets are joined (flow.h). Whatever cannot be diverted goes to libslirp, unchanged. Theory and
- * states: divert.c and docs/ARCHITECTURE.md.
+ * two sockets are joined (flow.h). Whatever cannot be diverted goes to libslirp, unchanged. Theory: divert.c
+ * and docs/ARCHITECTURE.md; a connection's states: divert_entry.c.
  */
 #pragma once
 

@@ -2,12 +2,12 @@
 /*
  * half_open.h - diverted connections that one end has not answered yet
  *
- * Either the destination: a host socket that is connecting (divert.c). Or the guest: its side is made without
- * a handshake (repair.h), so the kernel takes it for established before the guest has acknowledged anything;
- * the lists here are of these. Both kinds have a bound of their own, so that SYNs alone cannot use up what
- * connections need: beyond it the oldest goes, unless it is younger than HALF_OPEN_GRACE_MS; half as many
- * again, and it goes in any case. A port of the
- * guest that was given up before its destination had answered begins again with its next SYN.
+ * Either the destination: a host socket that is connecting (divert_entry.c). Or the guest: its side is made
+ * without a handshake (repair.h), so the kernel takes it for established before the guest has acknowledged
+ * anything; the lists here are of these. Both kinds have a bound of their own, so that SYNs alone cannot use
+ * up what connections need: beyond it the oldest goes, unless it is younger than HALF_OPEN_GRACE_MS; half as
+ * many again, and it goes in any case. A port of the guest that was given up before its destination had
+ * answered begins again with its next SYN.
  *
  * Owner of a list: one worker.
  */

@@ -3,9 +3,9 @@
  * fuzz_divert.c - the guest's TCP connections by splice, in steps
  *
  * As fuzz_engine.c, with the first worker on the slirp thread's loop (engine_share(), as in shared mode), its
- * flows, the agent's side in the program (agent.c) and diversion (divert.c). What is inside the guest's
- * namespaces is inside.c; a host that lets one wait is slow_host.c. The table of connections is small
- * (meson.build), so that it is full now and then; connect(2) and pipe2(2) fail when the input says so.
+ * flows, the agent's side in the program (agent.c) and diversion (divert.c, divert_entry.c). What is inside
+ * the guest's namespaces is inside.c; a host that lets one wait is slow_host.c. The table of connections is
+ * small (meson.build), so that it is full now and then; connect(2) and pipe2(2) fail when the input says so.
  *
  * Checked, besides what the engine's target checks: both ends of a diverted connection get the bytes of the
  * other one; a connection is in the nft set exactly if it is diverted; nothing but a SYN-ACK comes by the TAP
