@@ -163,7 +163,6 @@ static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
             return false;
     }
     d->agent = agent_generation(agent);
-    d->nested = false; /* the former one may not have heard of it */
     return true;
 }
 
@@ -204,9 +203,8 @@ static int follow_agent(struct divert *d) RUNS_ON(role_fwd)
 static void tell_of_nested(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
 {
     static struct log_limit limit;
-    int r = d->nested || d->no_nested ? 0 : agent_divert_nested(agent);
+    int r = d->no_nested ? 0 : agent_divert_nested(agent);
 
-    d->nested = d->nested || r == 0;
     if (r == 0 || r == -EAGAIN) /* the next such packet asks again */
         return;
     d->no_nested = true;

@@ -78,6 +78,8 @@ static void publish(struct divert *d, const struct entry *e, bool open) RUNS_ON(
 }
 
 /* @id of an entry for epoll and the agent: its place, and whose it was. */
+static_assert(DIVERT_PLACES <= 1 << 16, "a place has 16 bits of an id");
+
 static uint64_t id_of(const struct divert *d, const struct entry *e) RUNS_ON(role_fwd)
 {
     struct entry *const *place = place_of((struct divert *)d, e->key);
@@ -318,9 +320,8 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
         .wscale = repair_wscale(),
     };
     handshake_read_syn(&e->spec, &p);
-    if (getrandom(&e->isn, sizeof(e->isn), GRND_NONBLOCK) != sizeof(e->isn))
-        e->isn = (uint32_t)clock_monotonic_ns();
-    e->spec.isn = e->isn;
+    if (getrandom(&e->spec.isn, sizeof(e->spec.isn), GRND_NONBLOCK) != sizeof(e->spec.isn))
+        e->spec.isn = (uint32_t)clock_monotonic_ns();
     r = agent_divert_now(agent, &e->spec, &fd);
     if (r == 0) {
         opened(d, e, fd);
@@ -382,7 +383,7 @@ void entry_withdraw(struct divert *d, struct entry *e, enum counter_id reason)
     parse_syn(e, &p);
     if (agent_is_gone(workers_agent(d->config.workers)))
         send_reset(d, &p); /* else, when it has heard, a repeated SYN begins anew */
-    e->spec.peer_isn = handshake_sequence(&p);
+    e->withdrawn = true;
     publish(d, e, true);
     linger(d, e);
 }
@@ -533,7 +534,7 @@ void entry_handle_syn(struct divert *d, const struct syn *s)
         inject(d, e, s);
         return;
     case STATE_LINGER: /* the guest uses the port again, unless it is a repetition that was long on its way */
-        if (handshake_sequence(&p) == e->spec.peer_isn)
+        if (handshake_sequence(&p) == e->spec.peer_isn && !e->withdrawn)
             return;
         if (!undivert(d, e)) {
             if (agent_is_gone(workers_agent(d->config.workers)))

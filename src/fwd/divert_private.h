@@ -55,7 +55,7 @@ struct entry {
     int64_t until_ns;                  /* LINGER, SLIRP */
     uint32_t agent;                    /* BUILDING: agent_generation() of who has been asked */
     bool own_element;                  /* BUILDING: it was made here, the agent does not take it away */
-    uint32_t isn;                      /* BUILDING, OPEN: ours */
+    bool withdrawn;                    /* LINGER: the guest never had an answer */
     struct repair_spec spec;           /* BUILDING, OPEN */
     struct syn syn;                    /* CONNECTING, BUILDING, OPEN */
     struct entry *next_ended;          /* under lock */
@@ -79,8 +79,7 @@ struct divert {
     uint32_t agent OWNED_BY(role_fwd); /* agent_generation() of the one that all have been asked */
     int64_t sweep_ns OWNED_BY(role_fwd);
     int64_t doubt_ns OWNED_BY(role_fwd); /* since when the agent is silent for too long; 0: it is not */
-    bool nested OWNED_BY(role_fwd);      /* the agent has been told of containers */
-    bool no_nested OWNED_BY(role_fwd);   /* their connections cannot be diverted here */
+    bool no_nested OWNED_BY(role_fwd);   /* those of containers cannot be diverted, for good */
 
     pthread_mutex_t lock;               /* innermost */
     struct syn queue[DIVERT_QUEUE_MAX]; /* under lock: a ring */
