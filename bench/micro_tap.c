@@ -158,6 +158,13 @@ static void sender_stop(struct sender *s)
 
 /* ---- the program's backends ---- */
 
+static const char *name_of(const struct tap_io *io)
+{
+    return io == &tap_io_uring           ? "io_uring, multishot"
+           : io == &tap_io_uring_batched ? "io_uring, batched"
+                                         : io->name;
+}
+
 /* False: this backend cannot be had here. */
 static bool measure_read(const struct tap_io *io, uint32_t size)
 {
@@ -169,6 +176,7 @@ static bool measure_read(const struct tap_io *io, uint32_t size)
     struct sender sender;
     uint64_t n_frames, n_calls;
     int64_t start_ns, now_ns;
+    bool drained = false;
     int r;
 
     if (frame_pool_init(&pool, FRAMES) < 0 || wakeup_init(&wake) < 0)
@@ -177,25 +185,27 @@ static bool measure_read(const struct tap_io *io, uint32_t size)
     if (r >= 0) {
         sender_start(&sender, size);
         if ((r = io->reader_start(reader)) < 0)
-            die_of(io->name, r, &why);
+            die_of(name_of(io), r, &why);
         n_frames = counter_read(COUNTER_rx_frames);
         n_calls = counter_read(COUNTER_rx_syscalls);
         start_ns = clock_monotonic_ns();
         do {
-            r = io->read(reader, ids, TAP_BATCH_MAX);
-            if (r > 0)
+            r = drained ? 0 : io->read(reader, ids, TAP_BATCH_MAX, &drained);
+            if (r > 0) {
                 frame_put(&pool, ids, (uint32_t)r);
-            else if (r == 0)
+            } else if (r == 0) {
+                drained = false;
                 r = io->wait(reader, -1);
+            }
             if (r < 0)
-                die_of(io->name, r, &why);
+                die_of(name_of(io), r, &why);
             now_ns = clock_monotonic_ns();
         } while (goes_on(now_ns - start_ns, counter_read(COUNTER_rx_frames) - n_frames));
         n_frames = counter_read(COUNTER_rx_frames) - n_frames;
         n_calls = counter_read(COUNTER_rx_syscalls) - n_calls;
         io->reader_free(reader);
         sender_stop(&sender);
-        say("read", io->name, size, n_frames, n_calls, now_ns - start_ns);
+        say("read", name_of(io), size, n_frames, n_calls, now_ns - start_ns);
         r = 0;
     }
     frame_pool_deinit(&pool);
@@ -223,14 +233,14 @@ static bool measure_write(const struct tap_io *io, uint32_t size, uint32_t batch
     r = io->writer_new(&writer, tap_fd, &pool, &why);
     if (r >= 0) {
         if ((r = io->writer_start(writer)) < 0)
-            die_of(io->name, r, &why);
+            die_of(name_of(io), r, &why);
         n_frames = counter_read(COUNTER_tx_frames);
         n_calls = counter_read(COUNTER_tx_syscalls);
         start_ns = clock_monotonic_ns();
         do {
             r = io->write(writer, ids, batch);
             if (r < 0)
-                die_of(io->name, r, &why);
+                die_of(name_of(io), r, &why);
             now_ns = clock_monotonic_ns();
         } while (now_ns - start_ns < duration_ns);
         io->writer_free(writer);
@@ -351,7 +361,7 @@ int main(int argc, char **argv)
                  batch *= 8)
                 can = measure_write(backends[b], sizes[s], batch);
             if (!can)
-                fprintf(stderr, "%s cannot be had here: left out\n", backends[b]->name);
+                fprintf(stderr, "%s cannot be had here: left out\n", name_of(backends[b]));
         }
         for (unsigned i = 0; i < 8; i++) {
             if (!measure_plain(i & 4, i & 2, i & 1, sizes[s])) {

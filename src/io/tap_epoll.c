@@ -2,7 +2,8 @@
 /*
  * tap_epoll.c - the TAP by read(2), write(2) and poll(2)
  *
- * Works wherever a TAP works. One system call per frame, and one more when the queue has run dry.
+ * Works wherever a TAP works. One system call per frame, and one more when the queue has run dry. What
+ * tap_batched.c does in the same way is here, too.
  */
 #include "io/tap_io.h"
 
@@ -111,19 +112,22 @@ static int epoll_reader_start(struct tap_reader *r)
     return 0;
 }
 
-static int epoll_read(struct tap_reader *r, frame_id *ids, uint32_t max)
+int tap_read_each(int fd, struct frame_pool *pool, frame_id *ids, uint32_t max, bool *starved,
+                  bool *ret_drained)
 {
-    uint32_t n_taken = frame_take(r->pool, ids, max), n = 0, n_calls = 0;
+    uint32_t n_taken, n = 0, n_calls = 0;
     uint64_t bytes = 0;
     int error = 0;
 
-    r->starved = n_taken == 0;
+    *ret_drained = false;
+    n_taken = frame_take(pool, ids, max);
+    *starved = n_taken == 0;
     while (n < n_taken) {
-        ssize_t size = read(r->fd, frame_start(r->pool, ids[n]), FRAME_SIZE_MAX + r->pool->header_size);
+        ssize_t size = read(fd, frame_start(pool, ids[n]), FRAME_SIZE_MAX + pool->header_size);
 
         n_calls++;
         if (size > 0) {
-            bytes += frame_set_read(r->pool, ids[n++], (uint32_t)size);
+            bytes += frame_set_read(pool, ids[n++], (uint32_t)size);
             continue;
         }
         if (size < 0 && errno == EINTR)
@@ -134,36 +138,47 @@ static int epoll_read(struct tap_reader *r, frame_id *ids, uint32_t max)
             error = errno == EBADFD || errno == EFAULT ? -ENODEV : -errno;
         else if (tap_outcome(errno) == TAP_DROPPED)
             counter_add(COUNTER_rx_errors, 1);
+        else
+            *ret_drained = true;
         break;
     }
-    frame_put(r->pool, ids + n, n_taken - n);
+    frame_put(pool, ids + n, n_taken - n);
     counter_add(COUNTER_rx_syscalls, n_calls);
     counter_add(COUNTER_rx_frames, n);
     counter_add(COUNTER_rx_bytes, bytes);
     return n > 0 ? (int)n : error;
 }
 
-static int epoll_wait_readable(struct tap_reader *r, int timeout_ms)
+int tap_wait_readable(int fd, struct frame_pool *pool, struct wakeup *wake, bool starved, int timeout_ms)
 {
-    struct pollfd fds[2] = {{.fd = r->wake->fd, .events = POLLIN},
-                            {.fd = r->starved ? -1 : r->fd, .events = POLLIN}};
+    struct pollfd fds[2] = {{.fd = wake->fd, .events = POLLIN}, {.fd = starved ? -1 : fd, .events = POLLIN}};
     frame_id id;
 
-    wakeup_prepare(r->wake);
-    if (r->starved && frame_take(r->pool, &id, 1) > 0) { /* one came home between the two looks */
-        frame_put(r->pool, &id, 1);
-        wakeup_cancel(r->wake);
+    wakeup_prepare(wake);
+    if (starved && frame_take(pool, &id, 1) > 0) { /* one came home between the two looks */
+        frame_put(pool, &id, 1);
+        wakeup_cancel(wake);
         return 0;
     }
     counter_add(COUNTER_rx_syscalls, 1);
     if (poll(fds, 2, timeout_ms) < 0 && errno != EINTR) {
-        wakeup_cancel(r->wake);
+        wakeup_cancel(wake);
         return -errno;
     }
-    wakeup_cancel(r->wake);
+    wakeup_cancel(wake);
     if (fds[0].revents)
-        wakeup_drain(r->wake);
+        wakeup_drain(wake);
     return 0;
+}
+
+static int epoll_read(struct tap_reader *r, frame_id *ids, uint32_t max, bool *ret_drained)
+{
+    return tap_read_each(r->fd, r->pool, ids, max, &r->starved, ret_drained);
+}
+
+static int epoll_wait_readable(struct tap_reader *r, int timeout_ms)
+{
+    return tap_wait_readable(r->fd, r->pool, r->wake, r->starved, timeout_ms);
 }
 
 static int epoll_poll_fd(struct tap_reader *r)

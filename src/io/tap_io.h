@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * tap_io.h - two ways to move frames between the TAP and a frame pool: io_uring and epoll
+ * tap_io.h - ways to move frames between the TAP and a frame pool: io_uring and epoll
  *
- * One small table of functions, two files behind it (tap_uring.c, tap_epoll.c), chosen at run time because
- * io_uring is often forbidden (kernel.io_uring_disabled, container seccomp profiles). A reader or writer is
- * made by main before the threads start; from its first _start() on, one thread owns it.
+ * One small table of functions, three files behind it (tap_uring.c, tap_batched.c, tap_epoll.c), chosen at
+ * run time because io_uring is often forbidden (kernel.io_uring_disabled, container seccomp profiles). A
+ * reader or writer is made by main before the threads start; from its first _start() on, one thread owns it.
  *
  * The descriptor may also be a SOCK_SEQPACKET or SOCK_DGRAM socket that carries bare Ethernet frames (tapfd
  * and bess modes). Reads and writes keep one frame per call; a read shorter than the frame would cut it
@@ -37,15 +37,16 @@ struct tap_io {
     int (*reader_start)(struct tap_reader *r);
     /* The reading thread: up to @max (<= TAP_BATCH_MAX) frames into @ids, which belong to the caller then.
      * Does not block. Returns how many; 0: none now; a negative errno: the TAP or the peer is gone (-ENODEV)
-     * or broken. */
-    int (*read)(struct tap_reader *r, frame_id *ids, uint32_t max);
+     * or broken. *@ret_drained: after these there were no more; what has come since is a new edge for
+     * epoll(7). */
+    int (*read)(struct tap_reader *r, frame_id *ids, uint32_t max, bool *ret_drained);
     /* The reading thread: sleeps until read() may find something or @wake is notified. When the pool is empty
      * it waits for frames to come home instead, so that the TAP's own queue takes the pressure. @timeout_ms:
      * at most so long; -1: no limit. 0 or a negative errno. */
     int (*wait)(struct tap_reader *r, int timeout_ms);
     /* main, before reader_start(), if the reading thread waits for more than the TAP: a descriptor to add to
-     * an epoll set, edge-triggered; after an edge the thread reads until read() returns 0. It stays the
-     * reader's. A negative errno: it cannot be had. */
+     * an epoll set, edge-triggered; after an edge the thread reads until read() returns 0 or has drained it.
+     * It stays the reader's. NULL: this one has a thread of its own. */
     int (*poll_fd)(struct tap_reader *r);
     /* After the reading thread ended; NULL is fine; returns NULL. */
     struct tap_reader *(*reader_free)(struct tap_reader *r);
@@ -59,9 +60,16 @@ struct tap_io {
     struct tap_writer *(*writer_free)(struct tap_writer *w);
 };
 
-extern const struct tap_io tap_io_uring; /* multishot reads, or batched ones where the kernel has none */
-extern const struct tap_io tap_io_uring_batched; /* batched reads always: for tests and measurements */
+extern const struct tap_io tap_io_uring; /* for threads that do nothing else; Linux 6.7 */
+extern const struct tap_io
+    tap_io_uring_batched; /* for all; elsewhere than in Linux 6.4 it reads as epoll does */
 extern const struct tap_io tap_io_epoll;
+
+/* tap_epoll.c, for readers: as read(), by read(2), one frame per call. *@starved: there was no free frame. */
+int tap_read_each(int fd, struct frame_pool *pool, frame_id *ids, uint32_t max, bool *starved,
+                  bool *ret_drained);
+/* As wait(), by poll(2). @starved: as the last read() found it. */
+int tap_wait_readable(int fd, struct frame_pool *pool, struct wakeup *wake, bool starved, int timeout_ms);
 
 /* What a failed read or write of the TAP means. Any thread. */
 enum tap_outcome {

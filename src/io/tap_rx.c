@@ -16,6 +16,7 @@ static void rx_run(void *arg)
 {
     struct tap_rx *rx = arg;
     frame_id ids[TAP_BATCH_MAX];
+    bool drained = false;
     int n = 0;
 
     role_enter(&role_tap_rx);
@@ -25,9 +26,11 @@ static void rx_run(void *arg)
         int timeout_ms = rx->turn ? rx->turn(rx->take_arg) : -1;
 
         thread_count_turn();
-        n = rx->io->read(rx->reader, ids, TAP_BATCH_MAX);
-        if (n == 0)
+        n = drained ? 0 : rx->io->read(rx->reader, ids, TAP_BATCH_MAX, &drained);
+        if (n == 0) {
+            drained = false;
             n = rx->io->wait(rx->reader, timeout_ms);
+        }
         if (n < 0)
             break;
         n = n > 0 ? (int)offload_receive(rx->pool, ids, (uint32_t)n) : 0;

@@ -130,9 +130,7 @@ static int make_tap_io(struct engine *e, const struct tap_io *io, struct failure
     if (r < 0)
         return r;
     if (e->shared) {
-        r = e->tap_poll_fd = io->poll_fd(e->reader);
-        if (r < 0)
-            failure(why, r, "raise RLIMIT_NOFILE", "cannot make a descriptor to wait for the TAP");
+        e->tap_poll_fd = io->poll_fd(e->reader);
     } else {
         r = io->writer_new(&e->writer, e->config.tap_fd, &e->tx_pool, why);
     }
@@ -144,6 +142,14 @@ static int make_tap_io(struct engine *e, const struct tap_io *io, struct failure
     return 0;
 }
 
+/* A thread of its own waits in the ring, if the kernel can do that. */
+static int make_uring(struct engine *e, struct failure *why)
+{
+    if (!e->shared && make_tap_io(e, &tap_io_uring, why) == 0)
+        return 0;
+    return make_tap_io(e, &tap_io_uring_batched, why);
+}
+
 static int choose_tap_io(struct engine *e, struct failure *why)
 {
     struct failure uring_why = FAILURE_NULL;
@@ -153,13 +159,8 @@ static int choose_tap_io(struct engine *e, struct failure *why)
     if (e->config.backend == ENGINE_BACKEND_EPOLL)
         return make_tap_io(e, &tap_io_epoll, why);
     if (e->config.backend == ENGINE_BACKEND_URING)
-        return make_tap_io(e, &tap_io_uring, why);
-    /* With one thread for all, epoll is faster (bench/README.md). */
-    if (e->shared) {
-        snprintf(e->backend_why, sizeof(e->backend_why), "with one thread epoll is faster");
-        return make_tap_io(e, &tap_io_epoll, why);
-    }
-    if (make_tap_io(e, &tap_io_uring, &uring_why) == 0) {
+        return make_uring(e, why);
+    if (make_uring(e, &uring_why) == 0) {
         snprintf(e->backend_why, sizeof(e->backend_why), "io_uring is available");
         return 0;
     }

@@ -174,11 +174,12 @@ static bool input_from_tap(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_ud
 
     for (uint32_t n_turn = 0; n_turn < TAP_BATCH_MAX && bytes_turn < TURN_BYTES && e->tap_ready;) {
         uint32_t max = max_u32(min_u32(READ_BYTES / e->frame_size_usual, TAP_BATCH_MAX), 1), bytes = 0;
-        int n = e->io->read(e->reader, ids, max), n_read = n;
+        bool drained = false;
+        int n = e->io->read(e->reader, ids, max, &drained), n_read = n;
 
         if (n < 0)
             engine_set_gone(e, n);
-        e->tap_ready = n > 0;
+        e->tap_ready = n > 0 && !drained;
         n = n > 0 ? (int)offload_receive(&e->rx_pool, ids, (uint32_t)n) : 0;
         if (__builtin_expect(e->config.capture != NULL, 0) && n > 0)
             tap_capture(e->config.capture, PCAPNG_OUTBOUND, &e->rx_pool, ids, (uint32_t)n);
