@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,7 @@ static struct {
     struct wakeup wake;
     int fd, far_fd; /* what is read; where frames come from */
     uint32_t n_read, n_sent;
+    _Atomic uint32_t progress; /* n_read, for the sender */
 } t;
 
 /* False: it cannot be had here, said so. */
@@ -40,6 +42,7 @@ static bool up(unsigned way)
     t.io = ways[way].io;
     t.wake = (struct wakeup)WAKEUP_NULL;
     t.n_read = t.n_sent = 0;
+    atomic_store_explicit(&t.progress, 0, memory_order_relaxed); /* before there is a sender */
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
     t.fd = pair[0];
     t.far_fd = pair[1];
@@ -136,14 +139,27 @@ static void bursts(unsigned way)
     down();
 }
 
+/* Bursts, and now and then a pause until all of it has been read: whoever waits for an edge that has been,
+ * waits for ever then. */
 static void *send_stream(void *arg)
 {
     unsigned seed = 7;
 
     (void)arg;
     while (t.n_sent < STREAM) {
-        if (!send_frame() || rand_r(&seed) % 64 == 0)
-            usleep((useconds_t)(rand_r(&seed) % 100));
+        int64_t end_ns = clock_monotonic_ns() + DEADLINE_S * NS_PER_S;
+
+        const bool pause = rand_r(&seed) % 4 == 0;
+
+        for (uint32_t end = min_u32(t.n_sent + 1 + (uint32_t)rand_r(&seed) % BURST_MAX, STREAM);
+             t.n_sent < end;) {
+            if (!send_frame())
+                usleep(100);
+        }
+        /* Relaxed: a number. */
+        while (pause && atomic_load_explicit(&t.progress, memory_order_relaxed) < t.n_sent &&
+               clock_monotonic_ns() < end_ns)
+            usleep(50);
     }
     return NULL;
 }
@@ -180,6 +196,7 @@ static void edges(unsigned way)
                 is_ready = n > 0 && !drained;
                 take_frames(ids, n);
                 taken += n;
+                atomic_store_explicit(&t.progress, t.n_read, memory_order_relaxed); /* see there */
             }
             assert_true(clock_monotonic_ns() < end_ns);
         }
