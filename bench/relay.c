@@ -220,6 +220,11 @@ static void from_guest(void)
             head->ip.protocol != IPPROTO_UDP) {
             continue;
         }
+        if (head->virtio.gso_type != VIRTIO_NET_HDR_GSO_NONE ||
+            (head->ip.frag_off & htons(IP_MF | IP_OFFMASK)) != 0) {
+            errno = 0;
+            die("several datagrams, or a part of one, in a frame: not made for that");
+        }
         relay.last = *head;
         parts[n++] =
             (struct iovec){.iov_base = frame + sizeof(*head), .iov_len = (size_t)size - sizeof(*head)};

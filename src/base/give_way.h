@@ -22,21 +22,23 @@
 #include <stdint.h>
 
 enum {
-    GIVE_WAY_LONG_NS = 1000000,
+    GIVE_WAY_LONG_NS = 600000, /* a slice is 700 us at least (EEVDF), a receiver's whole queue about 400 */
     GIVE_WAY_PAUSE_NS_MIN = 10000000,
     GIVE_WAY_PAUSE_NS_MAX = 640000000,
 };
 
 struct give_way {
     int64_t resume_ns; /* not before */
-    int64_t pause_ns;  /* the last one; 0: the last yield was short */
+    int64_t pause_ns;  /* the last one; 0: none of late */
 };
 
 /* At @now_ns a yield has ended that began at @begin_ns. */
 static inline void give_way_note(struct give_way *g, int64_t begin_ns, int64_t now_ns)
 {
     if (now_ns - begin_ns < GIVE_WAY_LONG_NS) {
-        g->pause_ns = 0;
+        /* Beside somebody who computes most yields are short: it is used up, too. */
+        if (now_ns - g->resume_ns > GIVE_WAY_PAUSE_NS_MAX)
+            g->pause_ns = 0;
         return;
     }
     g->pause_ns = g->pause_ns == 0                          ? GIVE_WAY_PAUSE_NS_MIN

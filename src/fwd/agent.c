@@ -48,6 +48,7 @@ enum {
     LOOK_MS = 1000,         /* between requests to look at lo again */
     END_MS = 1000,          /* for the process to end by itself, then by SIGKILL */
     EARLY_COMPLAINTS_MAX = 4,
+    ERRNO_MAX = 4095,
 };
 
 struct stock {
@@ -303,10 +304,27 @@ static int take_started(struct agent_message *m)
     return -EPROTO;
 }
 
+/* It cannot divert containers; agent_divert_nested()'s caller says it. */
+static void take_nested_error(struct agent *a, int error) RUNS_ON(role_fwd)
+{
+    switch (error) {
+    case -EAGAIN:
+    case -EINTR:
+    case -ENOBUFS:
+    case -ENOMEM: /* these pass: the next packet that should not have come asks again */
+        a->nested = false;
+        break;
+    default:
+        a->nested_error = error;
+    }
+}
+
 static int take_complaint(struct agent *a, const struct agent_message *m) RUNS_ON(role_fwd)
 {
     static struct log_limit limit;
 
+    if (m->result < -ERRNO_MAX)
+        return -EPROTO;
     if (m->count == AGENT_MADE_CALL && m->result >= 0) {
         a->broken = true;
         log_limited(&limit, LOG_LEVEL_ERROR,
@@ -316,7 +334,9 @@ static int take_complaint(struct agent *a, const struct agent_message *m) RUNS_O
         log_limited(&limit, LOG_LEVEL_INFO, "nsagent has no standby, and will not come back if it ends: %s",
                     strerror(-m->result));
     } else if (m->count == AGENT_LEAVES_NESTED && m->result < 0) {
-        a->nested_error = m->result; /* agent_divert_nested()'s caller says it */
+        if (!a->nested)
+            return -EPROTO; /* nobody has asked */
+        take_nested_error(a, m->result);
     } else if (m->count == AGENT_SEES_FILES && m->result < 0) {
         log_limited(
             &limit, LOG_LEVEL_INFO,
@@ -647,7 +667,7 @@ int agent_divert_nested(struct agent *a)
 
     if (a->nested_error < 0)
         return a->nested_error;
-    if (a->nested && !a->gone)
+    if (a->nested && (a->direct || !a->gone))
         return 0;
     if (a->direct && (r = nft_nested(a->nft, true)) != -EPERM) {
         a->nested = r == 0;

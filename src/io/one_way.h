@@ -18,9 +18,11 @@
 #include <stdint.h>
 
 enum {
-    ONE_WAY_MANY = 16, /* datagrams in a turn */
+    ONE_WAY_MANY = 16, /* datagrams of the thread in a turn */
     ONE_WAY_RATIO = 4, /* of one direction to the other */
 };
+
+enum one_way_carries { ONE_WAY_OUT = 1, ONE_WAY_IN = 2, ONE_WAY_BOTH = ONE_WAY_OUT | ONE_WAY_IN };
 
 struct one_way {
     uint64_t out, in;           /* up to the last turn */
@@ -28,10 +30,12 @@ struct one_way {
     struct give_way give_way;
 };
 
-/* @out, @in: how many there have been in all. True: give way. */
-static inline bool one_way_note(struct one_way *o, uint64_t out, uint64_t in)
+/* @out, @in: how many there have been in all; @carries: what the thread has carried of these. True: give way.
+ */
+static inline bool one_way_note(struct one_way *o, uint64_t out, uint64_t in, enum one_way_carries carries)
 {
     uint64_t n_out = out - o->out, n_in = in - o->in;
+    uint64_t n_mine = (carries & ONE_WAY_OUT ? n_out : 0) + (carries & ONE_WAY_IN ? n_in : 0);
 
     o->out = out;
     o->in = in;
@@ -39,13 +43,14 @@ static inline bool one_way_note(struct one_way *o, uint64_t out, uint64_t in)
         return false;
     o->late_out = o->late_out * 7 / 8 + n_out;
     o->late_in = o->late_in * 7 / 8 + n_in;
-    return n_out + n_in >= ONE_WAY_MANY &&
+    return n_mine >= ONE_WAY_MANY &&
            (o->late_out / ONE_WAY_RATIO >= o->late_in || o->late_in / ONE_WAY_RATIO >= o->late_out);
 }
 
-/* After a turn of a thread that carries datagrams of the guest's flows. */
-static inline void one_way_turn(struct one_way *o)
+/* After a turn of a thread that carries datagrams of the guest's flows, when all that others wait for is
+ * done. */
+static inline void one_way_turn(struct one_way *o, enum one_way_carries carries)
 {
-    if (one_way_note(o, counter_read(COUNTER_udp_out), counter_read(COUNTER_udp_in)))
+    if (one_way_note(o, counter_read(COUNTER_udp_out), counter_read(COUNTER_udp_in), carries))
         give_way(&o->give_way);
 }

@@ -19,6 +19,7 @@
 #include "io/uring.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 
 #ifndef RWF_NOWAIT
@@ -79,8 +80,9 @@ static int submit(struct tap_reader *r, unsigned n)
         int result = io_uring_submit_and_wait(&r->ring, n - io_uring_cq_ready(&r->ring));
 
         counter_add(COUNTER_rx_syscalls, 1);
-        /* EAGAIN, EBUSY: short of memory; it is what everything else waits for now, too. */
-        if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
+        if (result == -EAGAIN || result == -EBUSY)
+            sched_yield(); /* short of memory, as everybody else is now */
+        else if (result < 0 && result != -EINTR)
             return result;
     }
     return 0;
@@ -100,7 +102,7 @@ static bool reap(struct tap_reader *r, int result, frame_id id, bool *drained)
         r->error = result == 0 || result == -EBADFD || result == -EFAULT ? -ENODEV : result;
     else if (tap_outcome(-result) == TAP_DROPPED)
         counter_add(COUNTER_rx_errors, 1);
-    else
+    else if (result == -EAGAIN)
         *drained = true;
     return false;
 }
@@ -146,7 +148,7 @@ static int batched_read(struct tap_reader *r, frame_id *ids, uint32_t max, bool 
         return r->error;
     if (!r->one_by_one && r->batch >= BATCHED_MIN && max >= BATCHED_MIN) {
         n = read_batch(r, ids, min_u32(max, r->batch), ret_drained);
-        if (n != 0 || !r->one_by_one)
+        if (n != 0 || *ret_drained || r->starved || r->error < 0)
             return n != 0 ? n : r->error;
     }
     if (!r->one_by_one && max > BATCH_MIN)

@@ -136,10 +136,12 @@ int tap_read_each(int fd, struct frame_pool *pool, frame_id *ids, uint32_t max, 
             error = -ENODEV; /* end of file: the peer of a socket closed it; a TAP never says this */
         else if (tap_outcome(errno) == TAP_GONE)
             error = errno == EBADFD || errno == EFAULT ? -ENODEV : -errno;
-        else if (tap_outcome(errno) == TAP_DROPPED)
-            counter_add(COUNTER_rx_errors, 1);
-        else
+        else if (tap_outcome(errno) == TAP_AGAIN)
             *ret_drained = true;
+        else
+            counter_add(COUNTER_rx_errors, 1);
+        if (error == 0 && !*ret_drained && n_calls < 2 * n_taken) /* behind it there may be others */
+            continue;
         break;
     }
     frame_put(pool, ids + n, n_taken - n);

@@ -130,7 +130,6 @@ static uint32_t rx_take(void *arg, frame_id *ids, uint32_t n)
     if (n_taken > 0) {
         udp_flows_flush(e->flows, now_ns);
         frame_put(&e->rx_pool, taken, n_taken);
-        one_way_turn(&e->rx_one_way);
     }
     role_leave(&role_udp_out);
     return n_left;
@@ -144,6 +143,7 @@ static int rx_turn(void *arg)
     if (world_wanted(&e->rx_world))
         world_park(&e->rx_world);
     role_enter(&role_udp_out);
+    one_way_turn(&e->rx_one_way, ONE_WAY_OUT);
     next_ns = udp_flows_next_ns(e->flows);
     now_ns = next_ns == INT64_MAX ? 0 : clock_monotonic_ns();
     if (now_ns >= next_ns) {
@@ -184,7 +184,7 @@ static void tx_beside(void *arg, bool sleep)
             udp_flows_ready(e->flows, events_value(events[i].data.u64), events[i].events, now_ns);
     }
     if (n > 0)
-        one_way_turn(&e->tx_one_way);
+        one_way_turn(&e->tx_one_way, ONE_WAY_IN);
     role_leave(&role_udp_in);
 }
 

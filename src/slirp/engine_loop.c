@@ -283,7 +283,7 @@ static void loop(struct engine *e) RUNS_ON(role_slirp) RUNS_ON(role_udp_out) RUN
         tap_tx_flush(&e->tx);
         /* Also with more to do: a sender in the guest never lets the TAP become empty. */
         if (e->loop_flows)
-            one_way_turn(&e->loop_one_way);
+            one_way_turn(&e->loop_one_way, ONE_WAY_BOTH);
     }
 }
 

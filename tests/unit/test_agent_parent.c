@@ -202,17 +202,19 @@ _Noreturn static void report_twice(int sock)
     _exit(1);
 }
 
-/* Cannot divert containers, and says so as often as it is asked. */
+/* Cannot divert containers, at first for want of memory, and says so as often as it is asked. */
 _Noreturn static void leave_nested(int sock)
 {
     struct agent_message m;
+    int error = -ENOMEM;
 
     while (recv(sock, &m, sizeof(m), 0) == sizeof(m)) {
-        if (m.type == MESSAGE_NESTED)
-            say(sock,
-                &(struct agent_message){
-                    .type = MESSAGE_COMPLAINT, .count = AGENT_LEAVES_NESTED, .result = -EOPNOTSUPP},
-                NULL, 0);
+        if (m.type != MESSAGE_NESTED)
+            continue;
+        say(sock,
+            &(struct agent_message){.type = MESSAGE_COMPLAINT, .count = AGENT_LEAVES_NESTED, .result = error},
+            NULL, 0);
+        error = -EOPNOTSUPP;
     }
     _exit(0);
 }

@@ -34,8 +34,13 @@ static void test_long_yields_are_farther_and_farther_apart(void **state)
     }
     assert_int_equal(pause_ns, GIVE_WAY_PAUSE_NS_MAX);
 
-    yield_of(&g, &now_ns, 1000); /* the other one has ended */
+    /* Short ones between them change nothing; after a long time of these the other one has ended. */
+    yield_of(&g, &now_ns, 1000);
     assert_true(g.resume_ns <= now_ns);
+    yield_of(&g, &now_ns, GIVE_WAY_LONG_NS);
+    assert_int_equal(g.resume_ns - now_ns, GIVE_WAY_PAUSE_NS_MAX);
+    now_ns = g.resume_ns + GIVE_WAY_PAUSE_NS_MAX;
+    yield_of(&g, &now_ns, 1000);
     yield_of(&g, &now_ns, GIVE_WAY_LONG_NS);
     assert_int_equal(g.resume_ns - now_ns, GIVE_WAY_PAUSE_NS_MIN);
 }
@@ -58,8 +63,8 @@ static void test_streams_give_way(void **state)
 
     (void)state;
     for (uint64_t i = 1; i <= 100; i++) {
-        assert_true(one_way_note(&out, i * ONE_WAY_MANY, i));
-        assert_true(one_way_note(&in, 0, i * ONE_WAY_MANY));
+        assert_true(one_way_note(&out, i * ONE_WAY_MANY, i, ONE_WAY_BOTH));
+        assert_true(one_way_note(&in, 0, i * ONE_WAY_MANY, ONE_WAY_IN));
     }
 }
 
@@ -69,11 +74,12 @@ static void test_what_is_answered_does_not(void **state)
     uint64_t n_out = 0, n_in = 0;
 
     (void)state;
-    (void)one_way_note(&o, n_out += 54, n_in); /* no answer yet: nobody can know */
-    (void)one_way_note(&o, n_out, n_in += 54);
+    (void)one_way_note(&o, n_out += 54, n_in, ONE_WAY_BOTH); /* no answer yet: nobody can know */
+    (void)one_way_note(&o, n_out, n_in += 54, ONE_WAY_BOTH);
     for (int i = 0; i < 100; i++) {
-        assert_false(one_way_note(&o, n_out += 27, n_in)); /* a turn has one half or the other */
-        assert_false(one_way_note(&o, n_out, n_in += 27));
+        assert_false(
+            one_way_note(&o, n_out += 27, n_in, ONE_WAY_BOTH)); /* a turn has one half or the other */
+        assert_false(one_way_note(&o, n_out, n_in += 27, ONE_WAY_BOTH));
     }
 }
 
@@ -83,7 +89,7 @@ static void test_a_few_do_not(void **state)
 
     (void)state;
     for (uint64_t i = 1; i <= 100; i++)
-        assert_false(one_way_note(&o, i * (ONE_WAY_MANY - 1), 0));
+        assert_false(one_way_note(&o, i * (ONE_WAY_MANY - 1), 0, ONE_WAY_BOTH));
 }
 
 static void test_turns_without_datagrams_change_nothing(void **state)
@@ -91,11 +97,22 @@ static void test_turns_without_datagrams_change_nothing(void **state)
     struct one_way o = {0};
 
     (void)state;
-    assert_true(one_way_note(&o, 640, 0));
+    assert_true(one_way_note(&o, 640, 0, ONE_WAY_BOTH));
     for (int i = 0; i < 100; i++)
-        assert_false(one_way_note(&o, 640, 0));
+        assert_false(one_way_note(&o, 640, 0, ONE_WAY_BOTH));
     assert_int_equal(o.late_out, 640);
-    assert_false(one_way_note(&o, 640, 640)); /* an answer after all */
+    assert_false(one_way_note(&o, 640, 640, ONE_WAY_BOTH)); /* an answer after all */
+}
+
+/* With split threads each has one direction, and looks when it is woken for whatever reason. */
+static void test_what_others_carry_does_not_count(void **state)
+{
+    struct one_way o = {0};
+
+    (void)state;
+    for (uint64_t i = 1; i <= 100; i++)
+        assert_false(one_way_note(&o, i * 20, 0, ONE_WAY_IN));
+    assert_true(one_way_note(&o, 101 * 20, 0, ONE_WAY_OUT));
 }
 
 int main(void)
@@ -108,6 +125,7 @@ int main(void)
         cmocka_unit_test(test_what_is_answered_does_not),
         cmocka_unit_test(test_a_few_do_not),
         cmocka_unit_test(test_turns_without_datagrams_change_nothing),
+        cmocka_unit_test(test_what_others_carry_does_not_count),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
