@@ -275,7 +275,8 @@ def test_many_connections_one_after_the_other_leave_nothing_behind(world):
     assert descriptors().count("pipe") <= max(16, before.count("pipe"))
     assert tcp_sockets(world.host) <= in_host + 8 and tcp_sockets(world.guest) <= in_guest + 8
     wait_for("no element is left", lambda: elements(world) == [])
-    assert os.environ.get("E2E_SANITIZER") or memory() - before_memory < 4 << 20, (before_memory, memory())
+    # The table of those that ended less than 5 s ago, up to 4096, is 2.4 MB; one that libslirp has had instead, 0.3 MB.
+    assert os.environ.get("E2E_SANITIZER") or memory() - before_memory < 8 << 20, (before_memory, memory())
 
 
 def test_a_reader_that_stops_holds_the_sender(world):
