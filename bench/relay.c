@@ -282,14 +282,15 @@ static void write_joined(int first, int next, size_t size, size_t bytes)
         .udp = {.source = from->udp.dest,
                 .dest = from->udp.source,
                 .len = htons((uint16_t)(sizeof(struct udphdr) + bytes))}};
+    const uint32_t addresses[] = {head.ip.saddr, head.ip.daddr};
     struct iovec parts[1 + BATCH] = {{.iov_base = &head, .iov_len = sizeof(head)}};
 
     memcpy(head.eth.h_dest, from->eth.h_source, ETH_ALEN);
     memcpy(head.eth.h_source, from->eth.h_dest, ETH_ALEN);
     head.ip.check = (uint16_t)~folded(sum_words(&head.ip, sizeof(head.ip)));
     /* Only begun (virtio, "NEEDS_CSUM"): the pseudo header. */
-    head.udp.check =
-        folded(sum_words(&head.ip.saddr, 8) + IPPROTO_UDP + sizeof(struct udphdr) + (uint32_t)bytes);
+    head.udp.check = folded(sum_words(addresses, sizeof(addresses)) + IPPROTO_UDP + sizeof(struct udphdr) +
+                            (uint32_t)bytes);
     if (next - first > 1) {
         head.virtio.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
         head.virtio.gso_size = (uint16_t)size;
