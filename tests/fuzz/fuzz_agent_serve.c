@@ -106,10 +106,15 @@ int nft_remove(struct nft *n, const struct nft_tuple *tuples, uint32_t count)
     return sum ? 0 : -ENOENT;
 }
 
+static int nested_error; /* what nft_nested() has answered since it was set to 0 */
+
 int nft_nested(struct nft *n, bool on)
 {
+    int r = answer();
+
     CHECK(n && on);
-    return answer();
+    nested_error = r < 0 ? r : 0;
+    return nested_error;
 }
 
 int repair_connect(const struct repair_spec *spec, int *ret)
@@ -137,6 +142,7 @@ struct heard {
     uint32_t n, settled, n_fds, n_addresses, states, undiverted;
     bool final;
     uint64_t id;
+    int complaint;
 };
 
 static void hear(int fd, struct heard *h)
@@ -185,6 +191,10 @@ static void hear(int fd, struct heard *h)
             break;
         case MESSAGE_UNDIVERTED:
             h->undiverted += m.count;
+            break;
+        case MESSAGE_COMPLAINT:
+            CHECK(m.count == AGENT_LEAVES_NESTED && m.result < 0 && n_fds == 0);
+            h->complaint = m.result;
             break;
         default:
             CHECK(m.type == MESSAGE_STARTED);
@@ -262,6 +272,8 @@ static void check_answer(const struct agent_message *m, const struct heard *h)
         CHECK(h->n == 1 && h->id == m->divert.id);
     else if (m->type == MESSAGE_UNDIVERT)
         CHECK(h->n == 1 && h->undiverted == m->count);
+    else if (m->type == MESSAGE_NESTED)
+        CHECK(h->n == (nested_error < 0) && h->complaint == nested_error);
     else
         CHECK(h->n == 0);
 }
@@ -287,6 +299,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size_t n = request(&m, &in);
         bool sound = is_sound(&m, n, a.nft != NULL);
 
+        nested_error = 0;
         CHECK(send(pair[0], &m, n, MSG_DONTWAIT) == (ssize_t)n);
         r = agent_serve_request(&a);
         hear(pair[0], &h);
