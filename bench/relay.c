@@ -249,7 +249,10 @@ static uint32_t sum_words(const void *data, size_t size)
     uint32_t sum = 0;
 
     for (size_t i = 0; i < size; i += 2) {
-        sum += (uint32_t)(bytes[i] << 8 | bytes[i + 1]);
+        uint16_t word;
+
+        memcpy(&word, bytes + i, sizeof(word));
+        sum += ntohs(word);
     }
     return sum;
 }
