@@ -28,7 +28,7 @@
       "SYNs of the guest dropped because libslirp has as many sockets as it may")                            \
     X(rx_reassembled, "datagrams", "datagrams put together from fragments")                                  \
     X(rx_drop_fragment, "events",                                                                            \
-      "fragments and unfinished datagrams dropped: overlapping, contradictory, nested, too late, too many")          \
+      "fragments and unfinished datagrams dropped: overlapping, contradictory, nested, too late, too many")  \
     X(rx_drop_dns, "frames", "frames to the DNS address dropped under --disable-dns")                        \
     X(rx_drop_offload, "frames", "frames from the guest dropped because their virtio-net header lies")       \
     X(rx_gso, "frames", "frames from the guest that are many segments or datagrams (TSO, USO)")              \
