@@ -12,6 +12,8 @@
  * checksums, as between the ends of a veth pair. So the wire costs little of what is measured with it. Each
  * direction holds at most WIRE_BYTES; what does not fit is lost, as in a router's queue.
  */
+#include "tool.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -20,8 +22,6 @@
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -55,27 +55,6 @@ struct wire {
     size_t head, tail; /* taken from head, added at tail; both are multiples of the alignment of a record */
     uint64_t passed, lost;
 };
-
-static volatile sig_atomic_t over;
-
-static void on_signal(int number)
-{
-    (void)number;
-    over = 1;
-}
-
-__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...)
-{
-    va_list ap;
-    int saved = errno;
-
-    fputs("delay: ", stderr);
-    va_start(ap, format);
-    vfprintf(stderr, format, ap);
-    va_end(ap);
-    fprintf(stderr, "%s%s\n", saved != 0 ? ": " : "", saved != 0 ? strerror(saved) : "");
-    exit(1);
-}
 
 static int64_t now_ns(void)
 {
@@ -220,21 +199,8 @@ static int64_t wire_write(struct wire *wire)
     return INT64_MAX;
 }
 
-static double parse_number(const char *text, const char *what, double low, double high)
-{
-    char *end;
-    double value = strtod(text, &end);
-
-    if (end == text || *end != '\0' || !(value >= low && value <= high)) {
-        errno = 0;
-        die("%s: '%s' is not a number from %g to %g", what, text, low, high);
-    }
-    return value;
-}
-
 int main(int argc, char **argv)
 {
-    struct sigaction action = {.sa_handler = on_signal};
     struct wire wires[2];
     int64_t delay, end;
     int here_fd, there_fd;
@@ -245,8 +211,7 @@ int main(int argc, char **argv)
     }
     delay = (int64_t)(parse_number(argv[1], "MS", 0, MS_MAX) * NS_PER_MS);
     end = now_ns() + (int64_t)(parse_number(argv[5], "SECONDS", 0.01, SECONDS_MAX) * NS_PER_S);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
+    end_on_signals();
     here_fd = tun_open(argv[2]);
     there_fd = tun_open_there(argv[3], (long)parse_number(argv[4], "PID", 1, 1 << 22));
     wire_init(&wires[0], here_fd, there_fd);

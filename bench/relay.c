@@ -12,6 +12,8 @@
  * that read a TAP. Says
  * {"ready": true} when the device exists, and ends after SECONDS or on a signal; the device goes with it.
  */
+#include "tool.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -24,8 +26,6 @@
 #include <netinet/udp.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -75,45 +75,12 @@ static struct {
     struct iovec in[BATCH];
 } relay;
 
-static volatile sig_atomic_t over;
-
-static void on_signal(int number)
-{
-    (void)number;
-    over = 1;
-}
-
-__attribute__((noreturn, format(printf, 1, 2))) static void die(const char *format, ...)
-{
-    va_list ap;
-    int saved = errno;
-
-    fputs("relay: ", stderr);
-    va_start(ap, format);
-    vfprintf(stderr, format, ap);
-    va_end(ap);
-    fprintf(stderr, "%s%s\n", saved != 0 ? ": " : "", saved != 0 ? strerror(saved) : "");
-    exit(1);
-}
-
 static double now_s(void)
 {
     struct timespec ts;
 
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
-static double parse_number(const char *text, const char *what, double low, double high)
-{
-    char *end;
-    double value = strtod(text, &end);
-
-    if (end == text || *end != '\0' || !(value >= low && value <= high)) {
-        errno = 0;
-        die("%s: '%s' is not a number from %g to %g", what, text, low, high);
-    }
-    return value;
 }
 
 static int socket_to(const char *address, uint16_t port)
@@ -329,7 +296,6 @@ static void to_guest(void)
 
 int main(int argc, char **argv)
 {
-    struct sigaction action = {.sa_handler = on_signal};
     double end;
     long pid;
 
@@ -339,8 +305,7 @@ int main(int argc, char **argv)
     }
     pid = (long)parse_number(argv[1], "PID", 1, 1 << 22);
     end = now_s() + parse_number(argv[5], "SECONDS", 0.01, SECONDS_MAX);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGINT, &action, NULL);
+    end_on_signals();
     relay.socket_fd = socket_to(argv[3], (uint16_t)parse_number(argv[4], "PORT", 1, 65535));
     join(pid, "user", CLONE_NEWUSER);
     join(pid, "net", CLONE_NEWNET);

@@ -90,8 +90,8 @@ class World:
     def build(self):
         """The load generator and the host's side of the network."""
         self.load = self.tool("load", sorted((BENCH / "load").glob("*.c")))
-        self.delay = self.tool("delay", [BENCH / "delay.c"])
-        self.relay = self.tool("relay", [BENCH / "relay.c"])
+        self.delay = self.tool("delay", [BENCH / "delay.c", BENCH / "tool.h"])
+        self.relay = self.tool("relay", [BENCH / "relay.c", BENCH / "tool.h"])
         os.chmod(self.directory, 0o711)  # for the user of rootlesskit
         with contextlib.suppress(OSError):
             Path(CONGESTION_CONTROL).write_text(WANTED_CONGESTION_CONTROL)
@@ -141,7 +141,8 @@ class World:
         if os.access(built, os.X_OK) and all(built.stat().st_mtime >= source.stat().st_mtime for source in sources):
             return built
         path = self.directory / name
-        run(["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-o", path, *sources], 60)
+        run(["cc", "-std=gnu11", "-D_GNU_SOURCE", "-O2", "-o", path,
+             *(source for source in sources if source.suffix == ".c")], 60)
         return path
 
     def next_port(self):
