@@ -185,7 +185,9 @@ static void edges(unsigned way)
         while (t.n_read < STREAM) {
             int n = epoll_wait(epoll_fd, &event, 1, is_ready ? 0 : 1000);
 
-            assert_true(n >= 0);
+            /* EINTR: the kernel takes a ring of the test before apart, by a task work of this thread, which
+             * ends one sleep of it without a signal (seen on Linux 6.18). */
+            assert_true(n >= 0 || errno == EINTR);
             is_ready = is_ready || n > 0;
             for (int taken = 0; is_ready && taken < TURN_MAX;) {
                 frame_id ids[TAP_BATCH_MAX];
