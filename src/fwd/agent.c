@@ -5,10 +5,8 @@
  * The stock: up to AGENT_STOCK_MAX sockets per family wait here, so that a new connection costs no round
  * trip. n (here) + asked (on their way) never exceeds that; below half of it the difference is asked
  * for. Only a family that is ready is stocked. When the agent sends less than was asked for (descriptors,
- * memory), or fewer than it sent could be received, asking pauses for HOLD_MS. A request that does not fit
+ * memory), or fewer than it sent could be received, asking pauses (agent_read.c). A request that does not fit
  * the socket's buffer is made again with the next message or the next socket taken.
- *
- * A new list of addresses is collected in `next` and replaces `local` when it is complete.
  *
  * What it is asked to take away from the nft sets stays in a queue until it says that it is done, so that its
  * successor can be asked again (undivert_queue.h).
@@ -22,16 +20,11 @@
  * say. An agent that broke a rule, or was ended by its filter, has no successor: what was done to it could be
  * done to the next one.
  */
-#include "fwd/agent.h"
+#include "fwd/agent_private.h"
 
 #include "base/bits.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
-#include "base/log.h"
-#include "base/syscall_filter.h"
-#include "fwd/agent_child.h"
-#include "fwd/agent_protocol.h"
-#include "fwd/undivert_queue.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -42,55 +35,10 @@
 #include <sys/socket.h>
 
 enum {
-    MESSAGES_PER_READ = 32, /* what is left wakes the worker again */
-    HOLD_MS = 1000,         /* after less than was asked for */
-    STOCK_SHARE = 32,       /* of the descriptors that this process may have: one part in so many */
-    LOOK_MS = 1000,         /* between requests to look at lo again */
-    END_MS = 1000,          /* for the process to end by itself, then by SIGKILL */
+    STOCK_SHARE = 32, /* of the descriptors that this process may have: one part in so many */
+    LOOK_MS = 1000,   /* between requests to look at lo again */
+    END_MS = 1000,    /* for the process to end by itself, then by SIGKILL */
     EARLY_COMPLAINTS_MAX = 4,
-    ERRNO_MAX = 4095,
-};
-
-struct stock {
-    int fds[AGENT_STOCK_MAX];
-    uint32_t n, asked;
-    int64_t hold_ns; /* no request before */
-    bool used;       /* it is kept filled */
-    enum agent_reason reason;
-};
-
-struct agent {
-    int go_fd;                /* main's: a copy of the first conversation; -1 after agent_go() */
-    struct agent_child child; /* fixed when the worker runs, then the client's */
-    struct agent_child standby OWNED_BY(role_fwd);  /* who takes its place */
-    struct agent_child previous OWNED_BY(role_fwd); /* whose place it took, until that is reaped */
-    uint32_t generation OWNED_BY(role_fwd);
-    int64_t deaths_ns[AGENT_DEATHS_MAX] OWNED_BY(role_fwd); /* the last ones: a ring; 0: none yet */
-    uint32_t n_deaths OWNED_BY(role_fwd);
-
-    struct nft *nft OWNED_BY(role_fwd); /* through a copy of the socket that owns the table; or NULL */
-    int divert_state;                   /* fixed: 0 or a negative errno */
-    uint32_t mark, mark_mask;           /* fixed */
-    void (*on_diverted)(void *arg, uint64_t id, int result, int fd); /* fixed before threads start */
-    void *on_diverted_arg;                                           /* ditto */
-
-    bool gone OWNED_BY(role_fwd);
-    bool broken OWNED_BY(role_fwd); /* a rule was: it has no successor */
-    bool over OWNED_BY(role_fwd);   /* it is gone, and there will be no other */
-    bool direct OWNED_BY(role_fwd); /* we change the nft table ourselves; false once that was not permitted */
-    struct undivert_queue undiverts OWNED_BY(role_fwd);
-    uint32_t n_diverts OWNED_BY(role_fwd); /* requests that it has not answered */
-    bool looks OWNED_BY(role_fwd);         /* it has taken over, and has not said what it sees */
-    bool nested OWNED_BY(role_fwd);        /* containers are seen to: by us, or it has been asked */
-    int nested_error OWNED_BY(role_fwd);   /* a negative errno: they cannot be diverted here */
-    bool deaf OWNED_BY(role_fwd);          /* the last message did not fit, and nothing has come since */
-    int64_t heard_ns OWNED_BY(role_fwd);   /* while it owes an answer: the last message, or since when */
-    int64_t look_ns OWNED_BY(role_fwd);    /* no MESSAGE_LOOK before */
-    struct stock stocks[AGENT_FAMILIES] OWNED_BY(role_fwd);
-    uint32_t stock_max; /* fixed: per family */
-    struct agent_address local[AGENT_ADDRESSES_MAX] OWNED_BY(role_fwd);
-    struct agent_address next[AGENT_ADDRESSES_MAX] OWNED_BY(role_fwd);
-    uint32_t n_local OWNED_BY(role_fwd), n_next OWNED_BY(role_fwd);
 };
 
 /* ---- the end ---- */
@@ -105,8 +53,7 @@ static void stocks_close(struct agent *a) RUNS_ON(role_fwd)
     }
 }
 
-/* What is in the stock is of the guest's namespace, which must not live on because of us. */
-static int gone(struct agent *a, bool broken) RUNS_ON(role_fwd)
+int agent_set_gone(struct agent *a, bool broken)
 {
     stocks_close(a);
     a->n_local = a->n_next = 0;
@@ -137,7 +84,7 @@ static int send_message(struct agent *a, const struct agent_message *m) RUNS_ON(
     return errno == ECONNRESET ? -EPIPE : -errno; /* it ended with requests unread */
 }
 
-static void refill(struct agent *a, int index) RUNS_ON(role_fwd)
+void agent_refill(struct agent *a, int index)
 {
     struct stock *s = &a->stocks[index];
     struct agent_message m = {.type = MESSAGE_WANT_SOCKETS, .family = family_of(index)};
@@ -150,8 +97,7 @@ static void refill(struct agent *a, int index) RUNS_ON(role_fwd)
         s->asked += m.count;
 }
 
-/* As much as it can hear now; the rest when it has answered something. */
-static void undiverts_send(struct agent *a) RUNS_ON(role_fwd)
+void agent_send_undiverts(struct agent *a)
 {
     while (!a->gone) {
         struct agent_message m = {.type = MESSAGE_UNDIVERT};
@@ -161,259 +107,6 @@ static void undiverts_send(struct agent *a) RUNS_ON(role_fwd)
             return;
         undivert_queue_asked(&a->undiverts, m.count);
     }
-}
-
-/* ---- from the agent ---- */
-
-struct delivery {
-    struct agent_message message;
-    int fds[SOCKETS_PER_MESSAGE];
-    uint32_t n_fds;
-    bool cut; /* there were more, but they could not be received: this process is out of descriptors */
-};
-
-static void delivery_close(struct delivery *d)
-{
-    while (d->n_fds > 0)
-        close(d->fds[--d->n_fds]);
-}
-
-/* 0; -EAGAIN: nothing there; other negative errno: the agent is gone or talks nonsense. */
-static int receive(int fd, struct delivery *d)
-{
-    struct iovec iov = {.iov_base = &d->message, .iov_len = sizeof(d->message)};
-    union {
-        char buffer[CMSG_SPACE(SOCKETS_PER_MESSAGE * sizeof(int))];
-        struct cmsghdr align;
-    } control;
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.buffer,
-                         .msg_controllen = sizeof(control.buffer)};
-    bool reset = false;
-    ssize_t n;
-
-    /* ECONNRESET, once: it ended with requests unread. What it said before is still there (unix(7)). */
-    for (;;) {
-        n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-        if (n >= 0)
-            break;
-        if (errno != EINTR && (errno != ECONNRESET || reset))
-            return -errno;
-        reset = reset || errno == ECONNRESET;
-    }
-    d->n_fds = 0;
-    d->cut = (msg.msg_flags & MSG_CTRUNC) != 0;
-    for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg); cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg)) {
-        uint32_t n_fds;
-
-        if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
-            continue;
-        n_fds = (uint32_t)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        n_fds = min_u32(n_fds, SOCKETS_PER_MESSAGE - d->n_fds); /* the kernel cannot have put more */
-        memcpy(d->fds + d->n_fds, CMSG_DATA(cmsg), n_fds * sizeof(int));
-        d->n_fds += n_fds;
-    }
-    if (n == (ssize_t)sizeof(d->message) && !(msg.msg_flags & MSG_TRUNC))
-        return 0;
-    delivery_close(d);
-    return n == 0 ? -EPIPE : -EPROTO;
-}
-
-static int take_delivery(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
-{
-    const struct agent_message *m = &d->message;
-    int index = family_index(m->family);
-    struct stock *s;
-
-    if (index < 0 || m->count > m->settled || m->count > SOCKETS_PER_MESSAGE)
-        return -EPROTO;
-    s = &a->stocks[index];
-    if (m->settled > s->asked || d->n_fds > m->count || (d->n_fds < m->count && !d->cut))
-        return -EPROTO;
-    s->asked -= m->settled;
-    /* asked + n was within the bound, n_fds <= settled: they fit. */
-    for (uint32_t i = 0; i < d->n_fds; i++)
-        s->fds[s->n++] = d->fds[i];
-    if (d->n_fds < m->settled)
-        s->hold_ns = clock_monotonic_ns() + HOLD_MS * NS_PER_MS;
-    d->n_fds = 0; /* the stock's now */
-    refill(a, index);
-    return 0;
-}
-
-static int take_state(struct agent *a, const struct agent_message *m) RUNS_ON(role_fwd)
-{
-    int index = family_index(m->family);
-
-    if (index < 0 ||
-        (m->result != AGENT_READY && (m->result < AGENT_LO_DOWN || m->result > AGENT_NO_TRANSPARENT)))
-        return -EPROTO;
-    a->stocks[index].reason = (enum agent_reason)m->result;
-    a->looks = false;
-    refill(a, index);
-    return 0;
-}
-
-static int take_addresses(struct agent *a, const struct agent_message *m) RUNS_ON(role_fwd)
-{
-    if (m->count > ADDRESSES_PER_MESSAGE || m->first != a->n_next || m->final > 1 ||
-        m->count > AGENT_ADDRESSES_MAX - a->n_next || (!m->final && m->count == 0))
-        return -EPROTO;
-    memcpy(a->next + a->n_next, m->addresses, m->count * sizeof(m->addresses[0]));
-    a->n_next += m->count;
-    if (m->final) {
-        memcpy(a->local, a->next, a->n_next * sizeof(a->next[0]));
-        a->n_local = a->n_next;
-        a->n_next = 0;
-    }
-    return 0;
-}
-
-static int take_diverted(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
-{
-    int result = d->message.result;
-
-    if (result > 0 || !a->on_diverted || d->n_fds > (result == 0 ? 1 : 0))
-        return -EPROTO;
-    if (result == 0 && d->n_fds == 0)
-        result = AGENT_NOT_RECEIVED;
-    a->n_diverts -= a->n_diverts > 0;
-    a->on_diverted(a->on_diverted_arg, d->message.divert.id, result, d->n_fds == 1 ? d->fds[0] : -1);
-    d->n_fds = 0; /* the callee's */
-    return 0;
-}
-
-static int reported_failure(struct agent_message *m, struct failure *why)
-{
-    m->sentence.what[sizeof(m->sentence.what) - 1] = '\0';
-    m->sentence.hint[sizeof(m->sentence.hint) - 1] = '\0';
-    return failure(why, m->result, m->sentence.hint, "%s", m->sentence.what);
-}
-
-/* The second report is always of a failure: what came after the first one did not succeed. */
-static int take_started(struct agent_message *m)
-{
-    struct failure why = FAILURE_NULL;
-    char text[512];
-
-    if (m->result < 0) {
-        reported_failure(m, &why);
-        log_warning("nsagent: %s", failure_text(&why, text, sizeof(text)));
-    }
-    return -EPROTO;
-}
-
-/* It cannot divert containers; agent_divert_nested()'s caller says it. */
-static void take_nested_error(struct agent *a, int error) RUNS_ON(role_fwd)
-{
-    switch (error) {
-    case -EAGAIN:
-    case -EINTR:
-    case -ENOBUFS:
-    case -ENOMEM: /* these pass: the next packet that should not have come asks again */
-        a->nested = false;
-        break;
-    default:
-        a->nested_error = error;
-    }
-}
-
-static int take_complaint(struct agent *a, const struct agent_message *m) RUNS_ON(role_fwd)
-{
-    static struct log_limit limit;
-
-    if (m->result < -ERRNO_MAX)
-        return -EPROTO;
-    if (m->count == AGENT_MADE_CALL && m->result >= 0) {
-        a->broken = true;
-        log_limited(&limit, LOG_LEVEL_ERROR,
-                    "seccomp: nsagent made the system call %s (%d), which it never needs, and was ended",
-                    syscall_name(m->result), m->result);
-    } else if (m->count == AGENT_STANDS_ALONE && m->result < 0) {
-        log_limited(&limit, LOG_LEVEL_INFO, "nsagent has no standby, and will not come back if it ends: %s",
-                    strerror(-m->result));
-    } else if (m->count == AGENT_LEAVES_NESTED && m->result < 0) {
-        if (!a->nested)
-            return -EPROTO; /* nobody has asked */
-        take_nested_error(a, m->result);
-    } else if (m->count == AGENT_SEES_FILES && m->result < 0) {
-        log_limited(
-            &limit, LOG_LEVEL_INFO,
-            "nsagent has neither an empty file system nor Landlock, only its filter of system calls: %s",
-            strerror(-m->result));
-    } else {
-        return -EPROTO;
-    }
-    return 0;
-}
-
-/* Nothing is said to it, and nobody is signalled, that is no child of ours. */
-static int take_standby(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
-{
-    enum { CONVERSATION, PIDFD, N_FDS };
-
-    if (d->n_fds > N_FDS || d->message.result <= 0 || a->standby.pid > 0)
-        return -EPROTO;
-    if (d->cut) /* out of descriptors: none, then */
-        return 0;
-    if (d->n_fds != N_FDS || !agent_child_is_ours(d->fds[PIDFD]))
-        return -EPROTO;
-    a->standby =
-        (struct agent_child){.pid = d->message.result, .pidfd = d->fds[PIDFD], .fd = d->fds[CONVERSATION]};
-    d->n_fds = 0; /* ours now */
-    return 0;
-}
-
-static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
-{
-    if (d->message.type == MESSAGE_SOCKETS)
-        return take_delivery(a, d);
-    if (d->message.type == MESSAGE_DIVERTED)
-        return take_diverted(a, d);
-    if (d->message.type == MESSAGE_STANDBY)
-        return take_standby(a, d);
-    if (d->n_fds > 0)
-        return -EPROTO;
-    switch (d->message.type) {
-    case MESSAGE_STATE:
-        return take_state(a, &d->message);
-    case MESSAGE_ADDRESSES:
-        return take_addresses(a, &d->message);
-    case MESSAGE_COMPLAINT:
-        return take_complaint(a, &d->message);
-    case MESSAGE_STARTED:
-        return take_started(&d->message);
-    case MESSAGE_UNDIVERTED:
-        return d->message.count > 0 && undivert_queue_done(&a->undiverts, d->message.count) ? 0 : -EPROTO;
-    default:
-        return -EPROTO;
-    }
-}
-
-int agent_read(struct agent *a)
-{
-    if (a->gone)
-        return -EPIPE;
-    if (a->previous.pid > 0 && agent_child_reap(&a->previous))
-        agent_child_close(&a->previous);
-    for (int i = 0; i < MESSAGES_PER_READ; i++) {
-        struct delivery d;
-        int r = receive(a->child.fd, &d);
-
-        if (r == -EAGAIN)
-            break;
-        if (r == 0) {
-            a->deaf = false;
-            a->heard_ns = clock_monotonic_ns();
-            r = take(a, &d);
-            delivery_close(&d);
-        }
-        if (r < 0)
-            return gone(a, r != -EPIPE);
-    }
-    undiverts_send(a);
-    return 0;
 }
 
 /* ---- the next one ---- */
@@ -473,7 +166,7 @@ int agent_restart(struct agent *a, const char **ret_why)
     a->looks = true;
     a->gone = false;
     a->generation++;
-    undiverts_send(a);
+    agent_send_undiverts(a);
     return 0;
 }
 
@@ -481,7 +174,7 @@ int agent_restart(struct agent *a, const char **ret_why)
  * other end to wait for. Neither is to keep the nft table, nor sockets that nobody will read. */
 void agent_abandon(struct agent *a)
 {
-    (void)gone(a, false);
+    (void)agent_set_gone(a, false);
     a->over = true;
     agent_child_hang_up(&a->child);
     agent_child_hang_up(&a->standby);
@@ -627,7 +320,7 @@ uint32_t agent_undivert(struct agent *a, const struct nft_tuple *tuples, uint32_
     if (a->over)
         return a->nft ? 0 : count; /* agent_divert_end() */
     done = undivert_queue_add(&a->undiverts, tuples, count);
-    undiverts_send(a);
+    agent_send_undiverts(a);
     return done;
 }
 
@@ -713,7 +406,7 @@ int agent_take_socket(struct agent *a, int family)
     s->used = true;
     if (s->n > 0)
         fd = s->fds[--s->n];
-    refill(a, index);
+    agent_refill(a, index);
     return fd;
 }
 
@@ -793,7 +486,7 @@ static int receive_early(struct agent *a, struct delivery *d, struct failure *wh
     } while (r < 0 && errno == EINTR);
     if (r <= 0)
         return failure(why, r < 0 ? -errno : -ETIMEDOUT, NULL, "the agent does not report");
-    r = receive(a->child.fd, d);
+    r = agent_receive(a->child.fd, d);
     return r < 0 ? failure(why, r, NULL, "the agent ended without a report") : 0;
 }
 
@@ -809,7 +502,7 @@ static int wait_started(struct agent *a, struct failure *why)
         if ((r = receive_early(a, &d, why)) < 0)
             return r;
         if (d.message.type != MESSAGE_COMPLAINT || d.n_fds > 0 || i == EARLY_COMPLAINTS_MAX ||
-            take_complaint(a, &d.message) < 0)
+            agent_take_complaint(a, &d.message) < 0)
             break;
     }
     if (d.n_fds == 1 && d.message.type == MESSAGE_STARTED &&
@@ -817,10 +510,10 @@ static int wait_started(struct agent *a, struct failure *why)
         d.n_fds = 0;
     a->divert_state = d.message.type == MESSAGE_STARTED && !a->nft ? -(int)d.message.count : 0;
     a->direct = a->nft != NULL;
-    delivery_close(&d);
+    agent_delivery_close(&d);
     if (d.message.type != MESSAGE_STARTED || d.message.result > 0)
         return failure(why, -EPROTO, NULL, "the agent's report");
-    return d.message.result < 0 ? reported_failure(&d.message, why) : 0;
+    return d.message.result < 0 ? agent_reported_failure(&d.message, why) : 0;
 }
 
 static void agent_init(struct agent *a, const struct agent_config *config)
@@ -888,7 +581,7 @@ int agent_wait(struct agent *a, struct failure *why) TSA(no_thread_safety_analys
     int r = wait_started(a, why);
 
     if (r < 0) {
-        (void)gone(a, true);
+        (void)agent_set_gone(a, true);
         a->over = true;
         process_end(a);
     }
