@@ -99,10 +99,21 @@ static void probe_network(struct probes *p)
     probe_nft(&p->nft);
 }
 
+/* False: the other side has ended. */
+static bool get_byte(int sock)
+{
+    char byte;
+    ssize_t n;
+
+    do {
+        n = recv(sock, &byte, sizeof(byte), 0);
+    } while (n < 0 && errno == EINTR);
+    return n == sizeof(byte);
+}
+
 /* @sock: to the parent, which writes the maps when it gets a byte and answers with one. */
 _Noreturn static void child_main(int sock, struct probes *p)
 {
-    char byte = 0;
     int fd;
 
     alarm(CHILD_SECONDS_MAX);
@@ -112,7 +123,7 @@ _Noreturn static void child_main(int sock, struct probes *p)
     closep(&fd);
     if (unshare(CLONE_NEWUSER) < 0)
         failure(&p->userns, -errno, userns_hint(errno), "cannot make a user namespace");
-    else if (send(sock, "u", 1, MSG_NOSIGNAL) != 1 || recv(sock, &byte, 1, 0) != 1)
+    else if (send(sock, "u", 1, MSG_NOSIGNAL) != 1 || !get_byte(sock))
         _exit(EXIT_FAILURE);
     /* As root the second needs no user namespace. */
     if (p->userns.code == 0 || geteuid() == 0) {
@@ -129,7 +140,6 @@ _Noreturn static void child_main(int sock, struct probes *p)
 static bool probe(struct probes *p)
 {
     int pair[2], status;
-    char byte = 0;
     pid_t child;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
@@ -145,10 +155,10 @@ static bool probe(struct probes *p)
         child_main(pair[1], p);
     }
     close(pair[1]);
-    if (child > 0 && recv(pair[0], &byte, 1, 0) == 1) {
+    if (child > 0 && get_byte(pair[0])) {
         if (geteuid() != 0 || userns_write_maps(child, USERNS_ALL, NULL) < 0)
             (void)userns_write_maps(child, USERNS_ROOT, &p->userns); /* the sentence is what counts */
-        (void)send(pair[0], &byte, 1, MSG_NOSIGNAL);                 /* it has ended: seen below */
+        (void)send(pair[0], "m", 1, MSG_NOSIGNAL);                   /* it has ended: seen below */
     }
     close(pair[0]);
     if (child < 0)

@@ -48,7 +48,9 @@ struct tap_io {
      * an epoll set, edge-triggered; after an edge the thread reads until read() returns 0 or has drained it.
      * It stays the reader's. NULL: this one has a thread of its own. */
     int (*poll_fd)(struct tap_reader *r);
-    /* After the reading thread ended; NULL is fine; returns NULL. */
+    /* After the reading thread ended; NULL is fine; returns NULL. Freeing a ring (a reader_new() that failed
+     * may have had one, too) ends one later sleep of the thread that made it, with EINTR and without a
+     * signal: io_ring_exit_work() of the kernel sends it a task work (seen on Linux 6.18). */
     struct tap_reader *(*reader_free)(struct tap_reader *r);
 
     int (*writer_new)(struct tap_writer **ret, int fd, struct frame_pool *pool, struct failure *why);

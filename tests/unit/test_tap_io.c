@@ -185,8 +185,7 @@ static void edges(unsigned way)
         while (t.n_read < STREAM) {
             int n = epoll_wait(epoll_fd, &event, 1, is_ready ? 0 : 1000);
 
-            /* EINTR: the kernel takes a ring of the test before apart, by a task work of this thread, which
-             * ends one sleep of it without a signal (seen on Linux 6.18). */
+            /* EINTR: a ring of the test before has been freed; see reader_free(). */
             assert_true(n >= 0 || errno == EINTR);
             is_ready = is_ready || n > 0;
             for (int taken = 0; is_ready && taken < TURN_MAX;) {
