@@ -20,6 +20,7 @@ KEEP=1 leaves the world of a failed test standing for ten minutes and prints how
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -38,6 +39,9 @@ from typing import Any
 
 import pytest
 
+import spawn
+from forker import PYTHON
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PROGRAM = os.environ.get("SLIRP4NETNS") or str(ROOT / "build" / "src" / "slirp4netns")
@@ -48,10 +52,8 @@ SANITIZER = os.environ.get("E2E_SANITIZER", "")
 NO_USERNS = "the thread sanitizer's own thread keeps the program from making a user namespace"
 IN_USERNS = os.environ.get("E2E_IN_USERNS") == "1"
 USER = "slirptest"  # made by conftest.py when root runs the tests
-PYTHON = "/usr/bin/python3"
 
 DEADLINE_S = 20.0 * (3 if SANITIZER else 1)
-HOLD_S = 900  # a namespace is held for so long at most
 
 HOST4, REMOTE4 = "203.0.113.1", "203.0.113.9"
 HOST6, REMOTE6 = "2001:db8:1::1", "2001:db8:1::9"
@@ -108,14 +110,13 @@ class Peer:
     """A peer.py (or another program that prints JSON lines) running in a namespace."""
 
     def __init__(self, argv: list[str], ready: bool = True) -> None:
-        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.process = spawn.Child(argv)
         self.buffer = b""
         if ready:
             self.event("ready")
 
     def lines(self, seconds: float = DEADLINE_S) -> Iterator[dict[str, Any]]:
         end = time.monotonic() + seconds
-        assert self.process.stdout
         while True:
             while b"\n" in self.buffer:
                 line, self.buffer = self.buffer.split(b"\n", 1)
@@ -140,7 +141,6 @@ class Peer:
         return any(event.get("event") == name for event in self.lines(seconds))
 
     def stderr_now(self) -> str:
-        assert self.process.stderr
         os.set_blocking(self.process.stderr.fileno(), False)
         return (self.process.stderr.read() or b"").decode()
 
@@ -155,18 +155,19 @@ class Peer:
         self.process.kill()
         self.process.wait(DEADLINE_S)
         for pipe in (self.process.stdout, self.process.stderr):
-            if pipe:
-                pipe.close()
+            pipe.close()
 
 
 class Space:
-    """Namespaces held by a process, and how to run commands in them."""
+    """Namespaces held by a process until its input ends, and how to run commands in them."""
 
     def __init__(self, world: World, holder: list[str], enter: Callable[[int], list[str]]) -> None:
         self.world = world
-        self.holder = subprocess.Popen([*holder, "sh", "-c", f"echo ready; exec sleep {HOLD_S}"],
-                                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert self.holder.stdout and self.holder.stderr
+        self.holder = subprocess.Popen([*holder, "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE, bufsize=0)
+        assert self.holder.stdin and self.holder.stdout and self.holder.stderr
+        with contextlib.suppress(BrokenPipeError):
+            self.holder.stdin.write(b"ready\n")
         if self.holder.stdout.readline() != b"ready\n":
             raise AssertionError(f"{holder} failed: {self.holder.stderr.read().decode()}")
         self.pid = self.holder.pid
@@ -203,7 +204,7 @@ class Space:
     def end(self) -> None:
         self.holder.kill()
         self.holder.wait(DEADLINE_S)
-        for pipe in (self.holder.stdout, self.holder.stderr):
+        for pipe in (self.holder.stdin, self.holder.stdout, self.holder.stderr):
             if pipe:
                 pipe.close()
 

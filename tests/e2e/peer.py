@@ -16,8 +16,8 @@ import socket
 import struct
 import sys
 import termios
-import threading
 import time
+from _thread import start_new_thread
 
 DEADLINE_S = 30
 
@@ -96,7 +96,7 @@ def serve_tcp(addr, port, handler):
 
     while True:
         c, peer = s.accept()
-        threading.Thread(target=one, args=(c, peer[:2]), daemon=True).start()
+        start_new_thread(one, (c, peer[:2]))
 
 
 def tcp_echo(addr, port):
@@ -378,6 +378,8 @@ def unix_relay(addr, port, path):
                     pass
 
     def handler(c, peer):
+        import threading
+
         u = socket.socket(socket.AF_UNIX)
         u.connect(path)
         thread = threading.Thread(target=pump, args=(u, c), daemon=True)
@@ -406,7 +408,7 @@ def dns(addr, port, answer):
             q, peer = u.recvfrom(4096)
             u.sendto(reply(q), peer)
 
-    threading.Thread(target=udp, daemon=True).start()
+    start_new_thread(udp, ())
 
     def handler(c, peer):
         n = struct.unpack("!H", c.recv(2, socket.MSG_WAITALL))[0]
@@ -1007,10 +1009,17 @@ def tcp_source_endless(addr, port):
     serve_tcp(addr, port, handler)
 
 
-if __name__ == "__main__":
-    if sys.argv[1] not in globals():
+def main(args):
+    """Does not return."""
+    what = globals().get(args[0])
+    if not what:
         import attacks
-        globals()[sys.argv[1]] = getattr(attacks, sys.argv[1])
-    globals()[sys.argv[1]](*sys.argv[2:])
+
+        what = getattr(attacks, args[0])
+    what(*args[1:])
     sys.stdout.flush()
     os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
