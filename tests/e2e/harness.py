@@ -15,6 +15,8 @@ Who runs the program ($E2E_AS):
 Started by an ordinary user, the tests put themselves into a user namespace first; then "user" is that user as
 root of the user namespace, without capabilities.
 
+What runs in the namespaces is peer.py, forked from a process that has it loaded (forker.py), or a program.
+
 KEEP=1 leaves the world of a failed test standing for ten minutes and prints how to enter it.
 """
 
