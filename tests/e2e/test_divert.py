@@ -260,11 +260,13 @@ def test_many_connections_one_after_the_other_leave_nothing_behind(world):
     in_host, in_guest = tcp_sockets(world.host), tcp_sockets(world.guest)
     n = 50000 if os.environ.get("E2E_LONG") == "1" else 1000 if os.environ.get("E2E_SANITIZER") else 10000
     done = 0
-    while done < n:  # in parts: the guest has 28,000 ports, and each stays in TIME_WAIT for a minute
+    # In parts: guest and host have 28,000 ports each for a destination, and they stay in TIME_WAIT for a minute.
+    while done < n:
         part = min(n - done, 25000)
-        source = f"10.0.2.{101 + done // 25000}"
+        source, port = f"10.0.2.{101 + done // 25000}", 7001 + done // 25000
         world.guest.ip(f"addr add {source}/24 dev tap0")
-        r = world.guest.begin("client", "sequence", REMOTE4, 7000, part, source).result(240)
+        world.remote.peer("tcp_echo_many", REMOTE4, port)
+        r = world.guest.begin("client", "sequence", REMOTE4, port, part, source).result(240)
         assert r.get("good") == part, r
         done += part
     wait_for("the table is empty", lambda: stats(slirp)["divert_open"] == 0, 20)
