@@ -179,6 +179,8 @@ static int follow_agent(struct divert *d) RUNS_ON(role_fwd)
         agent_gone(d);
     else if (agent_generation(agent) != d->agent)
         heard = ask_again(d, agent);
+    while (heard && !link_is_alone(&d->unasked))
+        heard = entry_ask_first(d);
     silent_ns = agent_silent_ns(agent);
     if (silent_ns < AGENT_SILENT_MS * NS_PER_MS) {
         d->doubt_ns = 0;
@@ -338,6 +340,7 @@ int divert_new(struct divert **ret, const struct divert_config *config, struct f
     }
     pthread_mutex_init(&d->lock, NULL);
     link_init(&d->connecting);
+    link_init(&d->unasked);
     d->connecting_max = half_open_connecting_max();
     (void)repair_wscale(); /* remembered before the sandbox hides /proc */
     d->lodger =

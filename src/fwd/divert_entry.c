@@ -8,7 +8,8 @@
  *   CONNECTING: a host socket is on its way to the destination. BUILDING, OPEN, SLIRP, or gone (refused: RST;
  *      unreachable: ICMP; or it was the oldest of too many, half_open.h).
  *
- *   BUILDING: the agent has been asked for the guest's side. OPEN; SLIRP, if it could not be had.
+ *   BUILDING: the agent has been asked for the guest's side, or is to be once it has less to do (in
+ *      divert.unasked). OPEN; SLIRP, if it could not be had.
  *
  *   OPEN: SYN-ACK sent, the workers move the bytes. LINGER, when the flow has ended.
  *
@@ -97,11 +98,20 @@ struct entry *entry_by_id(struct divert *d, uint64_t id)
 /* The host's socket is no longer connecting, or never took time to. */
 static void connecting_over(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 {
-    if (link_is_alone(&e->connecting))
+    if (e->state != STATE_CONNECTING || link_is_alone(&e->waiting))
         return;
-    link_take_out(&e->connecting);
+    link_take_out(&e->waiting);
     d->n_connecting--;
     counter_add_shared(COUNTER_divert_half_open, UINT64_MAX);
+}
+
+/* The guest's side is there, or will not be. The caller sets the next state. */
+static void building_over(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    if (e->state != STATE_BUILDING)
+        return;
+    link_take_out(&e->waiting); /* nothing happens if it is in no list */
+    d->n_building--;
 }
 
 void entry_free(struct divert *d, struct entry *e)
@@ -153,7 +163,7 @@ static struct entry *entry_new(struct divert *d, const struct syn *s, const stru
     e->generation = ++d->generation;
     e->key = s->key;
     e->host_fd = -1;
-    link_init(&e->connecting);
+    link_init(&e->waiting);
     e->syn = *s;
     address_of(&e->source, p, p->src, p->src_port);
     address_of(&e->destination, p, p->dst, p->dst_port);
@@ -261,8 +271,7 @@ static void inject(struct divert *d, const struct entry *e, const struct syn *s)
 static void give_to_slirp(struct divert *d, struct entry *e, enum counter_id reason) RUNS_ON(role_fwd)
 {
     divert_count_fallback(reason);
-    if (e->state == STATE_BUILDING)
-        d->n_building--;
+    building_over(d, e);
     connecting_over(d, e);
     closep(&e->host_fd);
     inject(d, e, &e->syn);
@@ -302,9 +311,30 @@ void entry_ended(struct divert *d, struct entry *e)
 static enum counter_id build_reason(int r)
 {
     return r == -EPIPE    ? COUNTER_divert_fallback_no_agent
-           : r == -EAGAIN ? COUNTER_divert_fallback_agent_busy
            : r == -ENFILE ? COUNTER_divert_fallback_table_full
                           : COUNTER_divert_fallback_agent_failed;
+}
+
+/* False: the agent is too busy to hear it, or has ended. It goes to libslirp if it cannot be had. */
+static bool ask(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    struct agent *agent = workers_agent(d->config.workers);
+    int r = agent_divert(agent, id_of(d, e), &e->spec);
+
+    if (r == -EAGAIN || r == -EPIPE) /* -EPIPE: it has ended, which will be seen */
+        return false;
+    link_take_out(&e->waiting);
+    e->agent = agent_generation(agent);
+    if (r < 0)
+        give_to_slirp(d, e, build_reason(r));
+    else
+        e->own_element = r == 1;
+    return true;
+}
+
+bool entry_ask_first(struct divert *d)
+{
+    return ask(d, container_of(d->unasked.next, struct entry, waiting));
 }
 
 static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
@@ -328,12 +358,11 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
         return;
     }
     e->state = STATE_BUILDING;
-    e->agent = agent_generation(agent);
     d->n_building++;
-    if (r != -EAGAIN || (r = agent_divert(agent, id_of(d, e), &e->spec)) < 0)
+    if (r != -EAGAIN)
         give_to_slirp(d, e, build_reason(r));
-    else
-        e->own_element = r == 1;
+    else if (!link_is_alone(&d->unasked) || !ask(d, e)) /* in their order */
+        link_insert_before(&d->unasked, &e->waiting);
 }
 
 void entry_answered(struct divert *d, struct entry *e, int result, int fd)
@@ -346,7 +375,7 @@ void entry_answered(struct divert *d, struct entry *e, int result, int fd)
         entry_withdraw(d, e, COUNTER_divert_fallback_agent_failed);
         return;
     }
-    d->n_building--;
+    building_over(d, e);
     opened(d, e, fd);
 }
 
@@ -356,7 +385,7 @@ bool entry_ask_again(struct divert *d, struct entry *e)
     uint32_t generation = agent_generation(agent);
     int r;
 
-    if (e->agent == generation)
+    if (e->agent == generation || !link_is_alone(&e->waiting))
         return true;
     r = agent_divert(agent, id_of(d, e), &e->spec);
     if (r == -EAGAIN || r == -EPIPE) /* -EPIPE: it has ended, too, which will be seen */
@@ -373,12 +402,13 @@ void entry_withdraw(struct divert *d, struct entry *e, enum counter_id reason)
 {
     struct packet p;
 
-    if (undivert(d, e)) {
+    if (!link_is_alone(&e->waiting) ||
+        undivert(d, e)) { /* nobody has been asked for an element; or it goes */
         give_to_slirp(d, e, reason);
         return;
     }
     divert_count_fallback(reason);
-    d->n_building--;
+    building_over(d, e);
     closep(&e->host_fd);
     parse_syn(e, &p);
     if (agent_is_gone(workers_agent(d->config.workers)))
@@ -398,21 +428,32 @@ static enum counter_id connect_reason(int error)
                : COUNTER_divert_fallback_connect;
 }
 
-/* Its answer takes time. Too many: the oldest one goes without a word; the guest's SYN comes again. */
-static void connecting_begin(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+/* Too many that wait for their destination or for the agent: the oldest ones without an answer of their
+ * destination go without a word, and the guest's SYNs come again. False: it is still too many. */
+static bool make_room(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd)
 {
-    e->since_ns = clock_monotonic_ns();
-    link_insert_before(&d->connecting, &e->connecting);
-    d->n_connecting++;
-    counter_add_shared(COUNTER_divert_half_open, 1);
     for (;;) {
-        struct entry *oldest = container_of(d->connecting.next, struct entry, connecting);
+        struct entry *oldest =
+            d->n_connecting > 0 ? container_of(d->connecting.next, struct entry, waiting) : NULL;
 
-        if (!half_open_is_too_much(d->n_connecting, d->connecting_max, e->since_ns - oldest->since_ns))
-            return;
+        if (!half_open_is_too_much(d->n_connecting + d->n_building, d->connecting_max,
+                                   oldest ? now_ns - oldest->since_ns : 0))
+            return true;
+        if (!oldest)
+            return false;
         counter_add_shared(COUNTER_divert_half_open_evicted, 1);
         entry_free(d, oldest);
     }
+}
+
+/* Its answer takes time. It may be gone afterwards. */
+static void connecting_begin(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
+{
+    e->since_ns = clock_monotonic_ns();
+    link_insert_before(&d->connecting, &e->waiting);
+    d->n_connecting++;
+    counter_add_shared(COUNTER_divert_half_open, 1);
+    (void)make_room(d, e->since_ns);
 }
 
 /* The destination cannot be reached, now or after a while. */
@@ -499,7 +540,12 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
         return;
     }
     if (state == DESTINATION_CONNECTED) {
-        build(d, e);
+        if (make_room(d, clock_monotonic_ns())) {
+            build(d, e);
+        } else {
+            counter_add_shared(COUNTER_divert_half_open_evicted, 1);
+            entry_free(d, e);
+        }
         return;
     }
     if (state == DESTINATION_FAILED) {

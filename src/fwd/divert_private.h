@@ -50,15 +50,16 @@ struct entry {
     uint64_t key;
     union address source, destination; /* as in the SYN */
     int host_fd;                       /* CONNECTING, BUILDING */
-    struct link connecting;            /* CONNECTING, once that takes time: in divert.connecting */
-    int64_t since_ns;                  /* ditto */
-    int64_t until_ns;                  /* LINGER, SLIRP */
-    uint32_t agent;                    /* BUILDING: agent_generation() of who has been asked */
-    bool own_element;                  /* BUILDING: it was made here, the agent does not take it away */
-    bool withdrawn;                    /* LINGER: the guest never had an answer */
-    struct repair_spec spec;           /* BUILDING, OPEN */
-    struct syn syn;                    /* CONNECTING, BUILDING, OPEN */
-    struct entry *next_ended;          /* under lock */
+    struct link
+        waiting; /* CONNECTING, once that takes time: in divert.connecting; BUILDING: in divert.unasked */
+    int64_t since_ns;         /* CONNECTING: since when it takes time */
+    int64_t until_ns;         /* LINGER, SLIRP */
+    uint32_t agent;           /* BUILDING, asked: agent_generation() of who has been */
+    bool own_element;         /* BUILDING: it was made here, the agent does not take it away */
+    bool withdrawn;           /* LINGER: the guest never had an answer */
+    struct repair_spec spec;  /* BUILDING, OPEN */
+    struct syn syn;           /* CONNECTING, BUILDING, OPEN */
+    struct entry *next_ended; /* under lock */
 };
 
 struct divert {
@@ -73,6 +74,7 @@ struct divert {
     uint32_t n_building OWNED_BY(role_fwd);    /* entries in BUILDING */
     uint32_t n_flows OWNED_BY(role_fwd);       /* entries in OPEN */
     struct link connecting OWNED_BY(role_fwd); /* entries, by age */
+    struct link unasked OWNED_BY(role_fwd); /* entries in BUILDING that the agent has not heard of, by age */
     uint32_t n_connecting OWNED_BY(role_fwd);
     uint32_t connecting_max; /* fixed */
     uint32_t generation OWNED_BY(role_fwd);
@@ -112,6 +114,9 @@ struct entry *entry_by_id(struct divert *d, uint64_t id) RUNS_ON(role_fwd);
 void entry_decided(struct divert *d, struct entry *e) RUNS_ON(role_fwd);
 /* BUILDING: the agent's answer (agent_on_diverted()). If @result is 0 this takes @fd. Not freed. */
 void entry_answered(struct divert *d, struct entry *e, int result, int fd) RUNS_ON(role_fwd);
+/* Asks the agent for the first one in divert.unasked, which must not be empty. False: the agent is too busy,
+ * or has ended; call again later. Not freed. */
+bool entry_ask_first(struct divert *d) RUNS_ON(role_fwd);
 /* BUILDING: if the agent that was asked has ended the present one is asked. False: it has not heard it; call
  * again later. Not freed. */
 bool entry_ask_again(struct divert *d, struct entry *e) RUNS_ON(role_fwd);

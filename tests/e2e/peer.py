@@ -610,6 +610,22 @@ def client_many(addr, port, n):
     return {"good": good}
 
 
+def client_at_once(addr, port, n):
+    """Connections that do not wait for each other."""
+    raise_limit()
+    socks = [socket.socket(family_of(addr), socket.SOCK_STREAM | socket.SOCK_NONBLOCK) for _ in range(int(n))]
+    for s in socks:
+        if (e := s.connect_ex((addr, port))) != errno.EINPROGRESS:
+            raise OSError(e, os.strerror(e))
+    good = 0
+    for i, s in enumerate(socks):
+        s.settimeout(DEADLINE_S)
+        select.select([], [s], [], DEADLINE_S)
+        s.sendall(b"%06d" % i)
+        good += s.recv(6, socket.MSG_WAITALL) == b"%06d" % i
+    return {"good": good}
+
+
 def client_crowd(addr, port, n):
     """Connections to an echo that stay until this is killed, five bytes each way through each."""
     raise_limit()

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """An nsagent that is killed: its standby takes its place."""
 
+import contextlib
 import os
 import signal
 import time
 
 import pytest
 from harness import GUEST4, HOST4, PROGRAM_ARGS, REMOTE4, wait_for
-from test_divert import elements, start, stats
+from test_divert import elements, start, stats, tcp_sockets
 from test_splice import entry
 
 OFF = "--divert=off" in PROGRAM_ARGS or "--no-splice" in PROGRAM_ARGS
@@ -123,6 +124,23 @@ def test_a_pause_of_all_is_not_the_agents_silence(world):
     assert client.result()["reply"] == "wait"
     s = stats(slirp)
     assert (s["divert_flows"], s["agent_restarts"], s["agent_lost"]) == (1, 0, 0), s
+
+
+def test_an_agent_with_too_much_to_do_is_waited_for(world):
+    """Its socket takes some 150 requests; the others wait for it, and none goes to libslirp instead."""
+    n = 500
+    slirp = start(world, *CONFINED)
+    world.remote.peer("tcp_echo_many", REMOTE4, 7000)
+    wait_for("the standby", lambda: len(slirp.agents()) == 2)
+    agent = slirp.agents()[0]
+    os.kill(agent, signal.SIGSTOP)
+    client = world.guest.begin("client", "at_once", REMOTE4, 7000, n)
+    wait_for("all destinations have answered", lambda: tcp_sockets(world.remote) >= n)
+    with contextlib.suppress(ProcessLookupError):  # 3 s on a busy machine: its standby is asked, then
+        os.kill(agent, signal.SIGCONT)
+    assert client.result(60).get("good") == n
+    s = stats(slirp)
+    assert (s["divert_flows"], s["divert_fallback"]) == (n, 0), s
 
 
 def test_libslirp_takes_over_when_no_agent_answers(world):
