@@ -34,12 +34,12 @@ def family_of(addr):
 
 def pattern(n_bytes, seed=7):
     """Deterministic bytes that no shift or repetition leaves unchanged."""
-    out = bytearray()
+    blocks = []
     block = hashlib.sha256(str(seed).encode()).digest()
-    while len(out) < n_bytes:
+    while len(blocks) * len(block) * 512 < n_bytes:
         block = hashlib.sha256(block).digest()
-        out += block * 512
-    return bytes(out[:n_bytes])
+        blocks.append(block * 512)
+    return b"".join(blocks)[:n_bytes]
 
 
 def where(addr, port):
@@ -1000,18 +1000,19 @@ def client_source(addr, port, proto):
 
 def client_rate(addr, port, seconds):
     """How many bytes a second come, after a moment for the connection to get going."""
+    buffer = bytearray(1 << 20)
     with connect(addr, port) as s:
         n, begin = 0, None
         while True:
-            data = s.recv(1 << 20)
-            if not data:
+            size = s.recv_into(buffer)
+            if not size:
                 raise OSError(errno.ECONNRESET, "the source ended")
             now = time.monotonic()
             if begin is None:
                 first = now
                 begin = now + 0.2
             if now >= begin:
-                n += len(data)
+                n += size
             if now - first >= float(seconds) + 0.2:
                 return {"rate": n / float(seconds)}
 
