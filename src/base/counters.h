@@ -125,6 +125,7 @@
     X(divert_fallback_table_full, "connections", "... because there was no place for another connection")    \
     X(divert_fallback_descriptors, "connections", "... because descriptors or memory ran out")               \
     X(divert_fallback_connect, "connections", "... because connecting failed for an unusual reason")         \
+    X(divert_fallback_agent_busy, "connections", "... because nsagent had too much to do for two seconds")   \
     X(divert_fallback_agent_failed, "connections", "... because nsagent could not make the guest's side")    \
     X(divert_leaked, "frames", "frames of diverted connections that came over the TAP and were dropped")     \
     X(capture_frames, "frames", "frames written to the capture")                                             \

@@ -329,6 +329,11 @@ bool agent_undivert_is_pending(const struct agent *a, const struct nft_tuple *tu
     return undivert_queue_has(&a->undiverts, tuple);
 }
 
+bool agent_is_deaf(const struct agent *a)
+{
+    return a->deaf;
+}
+
 void agent_give_up(struct agent *a)
 {
     if (a->gone)

@@ -140,6 +140,8 @@ int agent_divert_nested(struct agent *a) RUNS_ON(role_fwd);
 /* For how long (ns) nothing has come from it although something is to come, or it can hear no more; -1:
  * nothing is to come. */
 int64_t agent_silent_ns(const struct agent *a) RUNS_ON(role_fwd);
+/* The last message did not fit its socket, and nothing has come since: it is of no use to ask it. */
+bool agent_is_deaf(const struct agent *a) RUNS_ON(role_fwd);
 /* That was too long: ends it, which shows in agent_read(). */
 void agent_give_up(struct agent *a) RUNS_ON(role_fwd);
 /* Asks it to look at lo and its rules again, at most once a second. */

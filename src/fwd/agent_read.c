@@ -264,6 +264,9 @@ int agent_read(struct agent *a)
         if (r < 0)
             return agent_set_gone(a, r != -EPIPE);
     }
+    /* Before whoever asks for more connections fills its socket again. */
     agent_send_undiverts(a);
+    for (int i = 0; i < AGENT_FAMILIES; i++)
+        agent_refill(a, i);
     return 0;
 }

@@ -34,6 +34,7 @@ enum {
     AGENT_SILENT_MS = 3000, /* for which it does not answer: it takes some 100 us for each */
     AGENT_DOUBT_MS = 200,   /* then; we may all have been stopped and continued, and its answer is there */
     SYNS_PER_TURN = 64,     /* the worker has other duties, and a guest can always send more */
+    ASKS_PER_TURN = 64,     /* ditto */
 };
 
 /* ---- the slirp thread ---- */
@@ -166,6 +167,18 @@ static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
     return true;
 }
 
+/* False: some wait still. */
+static bool ask_waiting(struct divert *d) RUNS_ON(role_fwd)
+{
+    int64_t now_ns = clock_monotonic_ns();
+
+    for (int i = 0; i < ASKS_PER_TURN && !link_is_alone(&d->unasked); i++) {
+        if (!entry_ask_first(d, now_ns))
+            break;
+    }
+    return link_is_alone(&d->unasked);
+}
+
 /* For how many ms the worker may sleep. */
 static int follow_agent(struct divert *d) RUNS_ON(role_fwd)
 {
@@ -179,8 +192,8 @@ static int follow_agent(struct divert *d) RUNS_ON(role_fwd)
         agent_gone(d);
     else if (agent_generation(agent) != d->agent)
         heard = ask_again(d, agent);
-    while (heard && !link_is_alone(&d->unasked))
-        heard = entry_ask_first(d);
+    if (heard && !link_is_alone(&d->unasked))
+        heard = ask_waiting(d);
     silent_ns = agent_silent_ns(agent);
     if (silent_ns < AGENT_SILENT_MS * NS_PER_MS) {
         d->doubt_ns = 0;
@@ -342,6 +355,7 @@ int divert_new(struct divert **ret, const struct divert_config *config, struct f
     link_init(&d->connecting);
     link_init(&d->unasked);
     d->connecting_max = half_open_connecting_max();
+    d->building_max = half_open_building_max();
     (void)repair_wscale(); /* remembered before the sandbox hides /proc */
     d->lodger =
         workers_lodge(config->workers, &(struct lodger){.arg = d, .on_event = on_event, .on_turn = on_turn});

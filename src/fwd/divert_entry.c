@@ -9,7 +9,7 @@
  *      unreachable: ICMP; or it was the oldest of too many, half_open.h).
  *
  *   BUILDING: the agent has been asked for the guest's side, or is to be once it has less to do (in
- *      divert.unasked). OPEN; SLIRP, if it could not be had.
+ *      divert.unasked, for UNASKED_MS at most). OPEN; SLIRP, if it could not be had.
  *
  *   OPEN: SYN-ACK sent, the workers move the bytes. LINGER, when the flow has ended.
  *
@@ -54,6 +54,7 @@ enum {
     LINGER_MS = 5000,
     LINGER_MANY = 4096,     /* beyond so many of them ... */
     LINGER_SHORT_MS = 1000, /* ... they linger shorter */
+    UNASKED_MS = 2000,      /* less than an agent may be silent for (divert.c) */
     SLIRP_MS = 130000,      /* Linux repeats a SYN for 127 s (tcp_syn_retries 6) */
 };
 
@@ -311,6 +312,7 @@ void entry_ended(struct divert *d, struct entry *e)
 static enum counter_id build_reason(int r)
 {
     return r == -EPIPE    ? COUNTER_divert_fallback_no_agent
+           : r == -EAGAIN ? COUNTER_divert_fallback_agent_busy
            : r == -ENFILE ? COUNTER_divert_fallback_table_full
                           : COUNTER_divert_fallback_agent_failed;
 }
@@ -332,9 +334,15 @@ static bool ask(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     return true;
 }
 
-bool entry_ask_first(struct divert *d)
+bool entry_ask_first(struct divert *d, int64_t now_ns)
 {
-    return ask(d, container_of(d->unasked.next, struct entry, waiting));
+    struct entry *e = container_of(d->unasked.next, struct entry, waiting);
+
+    if (now_ns - e->since_ns >= UNASKED_MS * NS_PER_MS) {
+        give_to_slirp(d, e, COUNTER_divert_fallback_agent_busy);
+        return true;
+    }
+    return !agent_is_deaf(workers_agent(d->config.workers)) && ask(d, e);
 }
 
 static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
@@ -361,8 +369,10 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     d->n_building++;
     if (r != -EAGAIN)
         give_to_slirp(d, e, build_reason(r));
-    else if (!link_is_alone(&d->unasked) || !ask(d, e)) /* in their order */
+    else if (!link_is_alone(&d->unasked) || !ask(d, e)) { /* in their order */
+        e->since_ns = clock_monotonic_ns();
         link_insert_before(&d->unasked, &e->waiting);
+    }
 }
 
 void entry_answered(struct divert *d, struct entry *e, int result, int fd)
@@ -428,32 +438,21 @@ static enum counter_id connect_reason(int error)
                : COUNTER_divert_fallback_connect;
 }
 
-/* Too many that wait for their destination or for the agent: the oldest ones without an answer of their
- * destination go without a word, and the guest's SYNs come again. False: it is still too many. */
-static bool make_room(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd)
-{
-    for (;;) {
-        struct entry *oldest =
-            d->n_connecting > 0 ? container_of(d->connecting.next, struct entry, waiting) : NULL;
-
-        if (!half_open_is_too_much(d->n_connecting + d->n_building, d->connecting_max,
-                                   oldest ? now_ns - oldest->since_ns : 0))
-            return true;
-        if (!oldest)
-            return false;
-        counter_add_shared(COUNTER_divert_half_open_evicted, 1);
-        entry_free(d, oldest);
-    }
-}
-
-/* Its answer takes time. It may be gone afterwards. */
+/* Its answer takes time. Too many: the oldest one goes without a word; the guest's SYN comes again. */
 static void connecting_begin(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 {
     e->since_ns = clock_monotonic_ns();
     link_insert_before(&d->connecting, &e->waiting);
     d->n_connecting++;
     counter_add_shared(COUNTER_divert_half_open, 1);
-    (void)make_room(d, e->since_ns);
+    for (;;) {
+        struct entry *oldest = container_of(d->connecting.next, struct entry, waiting);
+
+        if (!half_open_is_too_much(d->n_connecting, d->connecting_max, e->since_ns - oldest->since_ns))
+            return;
+        counter_add_shared(COUNTER_divert_half_open_evicted, 1);
+        entry_free(d, oldest);
+    }
 }
 
 /* The destination cannot be reached, now or after a while. */
@@ -532,6 +531,11 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
         return;
     }
     e->state = STATE_CONNECTING;
+    if (d->n_building >= d->building_max) { /* as at a full backlog: the guest's SYN comes again */
+        counter_add_shared(COUNTER_divert_half_open_evicted, 1);
+        entry_free(d, e);
+        return;
+    }
     e->host_fd = destination_connect(&d->config, &e->destination, &state);
     if (e->host_fd < 0) {
         r = -e->host_fd;
@@ -540,12 +544,7 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
         return;
     }
     if (state == DESTINATION_CONNECTED) {
-        if (make_room(d, clock_monotonic_ns())) {
-            build(d, e);
-        } else {
-            counter_add_shared(COUNTER_divert_half_open_evicted, 1);
-            entry_free(d, e);
-        }
+        build(d, e);
         return;
     }
     if (state == DESTINATION_FAILED) {

@@ -76,7 +76,7 @@ struct divert {
     struct link connecting OWNED_BY(role_fwd); /* entries, by age */
     struct link unasked OWNED_BY(role_fwd); /* entries in BUILDING that the agent has not heard of, by age */
     uint32_t n_connecting OWNED_BY(role_fwd);
-    uint32_t connecting_max; /* fixed */
+    uint32_t connecting_max, building_max; /* fixed: half_open.h */
     uint32_t generation OWNED_BY(role_fwd);
     uint32_t agent OWNED_BY(role_fwd); /* agent_generation() of the one that all have been asked */
     int64_t sweep_ns OWNED_BY(role_fwd);
@@ -114,9 +114,10 @@ struct entry *entry_by_id(struct divert *d, uint64_t id) RUNS_ON(role_fwd);
 void entry_decided(struct divert *d, struct entry *e) RUNS_ON(role_fwd);
 /* BUILDING: the agent's answer (agent_on_diverted()). If @result is 0 this takes @fd. Not freed. */
 void entry_answered(struct divert *d, struct entry *e, int result, int fd) RUNS_ON(role_fwd);
-/* Asks the agent for the first one in divert.unasked, which must not be empty. False: the agent is too busy,
- * or has ended; call again later. Not freed. */
-bool entry_ask_first(struct divert *d) RUNS_ON(role_fwd);
+/* The first one in divert.unasked, which must not be empty: asks the agent for it, or has libslirp do it when
+ * it has waited for too long. False: the agent is too busy, or has ended; call again when it has said
+ * something, or after a while. Not freed. */
+bool entry_ask_first(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd);
 /* BUILDING: if the agent that was asked has ended the present one is asked. False: it has not heard it; call
  * again later. Not freed. */
 bool entry_ask_again(struct divert *d, struct entry *e) RUNS_ON(role_fwd);

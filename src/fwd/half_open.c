@@ -35,6 +35,11 @@ uint32_t half_open_connecting_max(void)
     return share(4);
 }
 
+uint32_t half_open_building_max(void)
+{
+    return share(16);
+}
+
 uint32_t half_open_silent_max(void)
 {
     return share(8);

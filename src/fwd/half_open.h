@@ -2,12 +2,12 @@
 /*
  * half_open.h - diverted connections that one end has not answered yet
  *
- * Either the destination: a host socket that is connecting, or waits for the agent (divert_entry.c). Or the
- * guest: its side is made without a handshake (repair.h), so the kernel takes it for established before the
- * guest has acknowledged anything; the lists here are of these. Both kinds have a bound of their own, so that
- * SYNs alone cannot use up what connections need: beyond it the oldest goes, unless it is younger than
- * HALF_OPEN_GRACE_MS; half as many again, and it goes in any case. A port of the guest that was given up
- * before its destination had answered begins again with its next SYN.
+ * Either the destination: a host socket that is connecting (divert_entry.c). Or the guest: its side is made
+ * without a handshake (repair.h), so the kernel takes it for established before the guest has acknowledged
+ * anything; the lists here are of these. Both kinds have a bound of their own, so that SYNs alone cannot use
+ * up what connections need: beyond it the oldest goes, unless it is younger than HALF_OPEN_GRACE_MS; half as
+ * many again, and it goes in any case. A port of the guest that was given up before its destination had
+ * answered begins again with its next SYN.
  *
  * Owner of a list: one worker.
  */
@@ -25,10 +25,11 @@ enum {
     HALF_OPEN_LOOKS = 63,     /* as often as the guest's answer is looked for */
 };
 
-/* main, before threads start: the bounds for this process's RLIMIT_NOFILE. Connecting ones (with those that
- * the agent has been asked for, which cannot go) may have a quarter of the descriptors; those without an
- * answer of the guest, two descriptors each, another one. At least 1. */
+/* main, before threads start: the bounds for this process's RLIMIT_NOFILE. Connecting ones may have a quarter
+ * of the descriptors; those without an answer of the guest, two descriptors each, another one. At least 1. */
 uint32_t half_open_connecting_max(void);
+/* Those that wait for nsagent, at which no more are begun: a sixteenth. */
+uint32_t half_open_building_max(void);
 uint32_t half_open_silent_max(void);
 
 /* @n of them, of which @max may be, the oldest of them @age_ns old: must that one go? */

@@ -3,6 +3,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import time
 
@@ -126,8 +127,9 @@ def test_a_pause_of_all_is_not_the_agents_silence(world):
     assert (s["divert_flows"], s["agent_restarts"], s["agent_lost"]) == (1, 0, 0), s
 
 
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 16384, reason="fewer descriptors than this needs")
 def test_an_agent_with_too_much_to_do_is_waited_for(world):
-    """Its socket takes some 150 requests; the others wait for it, and none goes to libslirp instead."""
+    """Its socket takes some 170 requests; the others wait for it, and none goes to libslirp instead."""
     n = 500
     slirp = start(world, *CONFINED)
     world.remote.peer("tcp_echo_many", REMOTE4, 7000)
@@ -135,7 +137,7 @@ def test_an_agent_with_too_much_to_do_is_waited_for(world):
     agent = slirp.agents()[0]
     os.kill(agent, signal.SIGSTOP)
     client = world.guest.begin("client", "at_once", REMOTE4, 7000, n)
-    wait_for("all destinations have answered", lambda: tcp_sockets(world.remote) >= n)
+    wait_for("more than it can hear", lambda: tcp_sockets(world.remote) >= n / 2)
     with contextlib.suppress(ProcessLookupError):  # 3 s on a busy machine: its standby is asked, then
         os.kill(agent, signal.SIGCONT)
     assert client.result(60).get("good") == n
