@@ -28,9 +28,9 @@ enum {
 /* main, before threads start: the bounds for this process's RLIMIT_NOFILE. Connecting ones may have a quarter
  * of the descriptors; those without an answer of the guest, two descriptors each, another one. At least 1. */
 uint32_t half_open_connecting_max(void);
-/* Those that wait for nsagent, at which no more are begun: a sixteenth. */
-uint32_t half_open_building_max(void);
 uint32_t half_open_silent_max(void);
+/* Ditto, of those that wait for nsagent, a sixteenth: with as many of them no connection is begun. */
+uint32_t half_open_building_max(void);
 
 /* @n of them, of which @max may be, the oldest of them @age_ns old: must that one go? */
 static inline bool half_open_is_too_much(uint32_t n, uint32_t max, int64_t age_ns)

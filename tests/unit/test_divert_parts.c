@@ -1004,7 +1004,8 @@ static void taken_tuple(void)
     r = repair_connect(&spec, &fd);
     CHECK(r == -EADDRINUSE && fd == -1, "a second socket with the same four-tuple: %d", r);
     MUST(shutdown(f.own_fd, SHUT_WR)); /* first: so TIME_WAIT is ours */
-    poll(NULL, 0, 20);
+    CHECK(poll(&(struct pollfd){.fd = f.client.fd, .events = POLLIN}, 1, WAIT_MS) == 1,
+          "our FIN does not arrive");
     MUST(shutdown(f.client.fd, SHUT_WR));
     flow_close(&w, &f);
     r = repair_connect(&spec, &fd);
