@@ -46,7 +46,7 @@ class Sums:
             skipped = case.find("skipped")
             failure = case.find("failure") if case.find("failure") is not None else case.find("error")
             if failure is not None:
-                self.failed.append(f"{name}: {self.first_line(failure)}".rstrip(": "))
+                self.failed.append(f"{name}: {self.first_line(failure) or self.cmocka_says(case)}".rstrip(": "))
             elif skipped is not None:
                 self.skipped[self.reason(case, skipped)] += 1
             else:
@@ -59,6 +59,15 @@ class Sums:
     def first_line(failure: ElementTree.Element) -> str:
         lines = (failure.get("message") or failure.text or "").strip().splitlines()
         return lines[0][:MESSAGE_SHOWN_MAX] if lines else ""
+
+    @staticmethod
+    def cmocka_says(case: ElementTree.Element) -> str:
+        """meson has no message for a test program that failed: its tests that did, and where."""
+        names = re.findall(r"^\[  FAILED  \] (test_\w+)$", case.findtext("system-out") or "", re.M)
+        places = re.findall(r"^\[  ERROR   \] --- (.*)\n\[   LINE   \] --- .*?(\w+\.[ch]:\d+)",
+                            case.findtext("system-err") or "", re.M)
+        shown = list(dict.fromkeys(names))[:3] + [f"{place}: {what}" for what, place in places[:3]]
+        return "; ".join(shown)[:MESSAGE_SHOWN_MAX]
 
     @staticmethod
     def said(case: ElementTree.Element) -> list[str]:

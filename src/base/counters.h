@@ -95,7 +95,7 @@
     X(splice_refused, "connections", "connections of forwards that the guest's server refused")              \
     X(splice_fallback, "connections", "connections of forwards that took libslirp's path instead")           \
     X(splice_fallback_no_agent, "connections", "... because nsagent is gone")                                \
-    X(splice_fallback_not_yet, "connections", "... because nsagent had not looked around yet")               \
+    X(splice_fallback_not_yet, "connections", "... because nsagent had not looked around for two seconds")   \
     X(splice_fallback_lo_down, "connections", "... because the guest's lo is down")                          \
     X(splice_fallback_no_rules, "connections", "... because policy routing cannot be had")                   \
     X(splice_fallback_no_sysctl, "connections", "... because net.ipv4.tcp_fwmark_accept cannot be set")      \
@@ -116,7 +116,7 @@
     X(divert_unreachable, "connections", "outbound connections to destinations that cannot be reached")      \
     X(divert_fallback, "connections", "outbound connections that took libslirp's path instead")              \
     X(divert_fallback_no_agent, "connections", "... because nsagent is gone")                                \
-    X(divert_fallback_not_yet, "connections", "... because nsagent had not looked around yet")               \
+    X(divert_fallback_not_yet, "connections", "... because nsagent had not looked around for two seconds")   \
     X(divert_fallback_lo_down, "connections", "... because the guest's lo is down")                          \
     X(divert_fallback_no_rules, "connections", "... because policy routing cannot be had")                   \
     X(divert_fallback_no_sysctl, "connections", "... because net.ipv4.tcp_fwmark_accept cannot be set")      \

@@ -37,7 +37,8 @@
 enum {
     STOCK_SHARE = 32, /* of the descriptors that this process may have: one part in so many */
     LOOK_MS = 1000,   /* between requests to look at lo again */
-    END_MS = 1000,    /* for the process to end by itself, then by SIGKILL */
+    END_MS = 3000, /* for all of its processes to end by themselves: the kernel may be slow to change rules */
+    KILLED_MS = 1000, /* for each of them by SIGKILL, then */
     EARLY_COMPLAINTS_MAX = 4,
 };
 
@@ -444,21 +445,26 @@ const char *agent_reason_text(enum agent_reason r)
 
 /* ---- start and end ---- */
 
-static void child_end(struct agent_child *c)
+static void child_end(struct agent_child *c, int64_t until_ns)
 {
-    if (!agent_child_wait(c, END_MS)) {
+    if (!agent_child_wait(c, until_ns)) {
         agent_child_kill(c);
-        (void)agent_child_wait(c, END_MS); /* else stuck in the kernel: not worth hanging for */
+        /* Else it is stuck in the kernel: not worth hanging for. */
+        (void)agent_child_wait(c, clock_monotonic_ns() + KILLED_MS * NS_PER_MS);
     }
     agent_child_close(c);
 }
 
-/* Its end of the socket is closed for it, and it is waited for. */
-static void process_end(struct agent *a) RUNS_ON(role_fwd)
+/* Their ends of the sockets are closed for them, and they are waited for. */
+static void processes_end(struct agent *a) RUNS_ON(role_fwd)
 {
+    const int64_t until_ns = clock_monotonic_ns() + END_MS * NS_PER_MS;
+
     agent_child_hang_up(&a->standby);
     agent_child_hang_up(&a->child);
-    child_end(&a->child);
+    child_end(&a->child, until_ns);
+    child_end(&a->standby, until_ns);
+    child_end(&a->previous, until_ns);
 }
 
 struct agent *agent_free(struct agent *a) TSA(no_thread_safety_analysis) /* after threads ended */
@@ -468,9 +474,7 @@ struct agent *agent_free(struct agent *a) TSA(no_thread_safety_analysis) /* afte
     stocks_close(a);
     closep(&a->go_fd);
     nft_free(a->nft);
-    process_end(a);
-    child_end(&a->standby);
-    child_end(&a->previous);
+    processes_end(a);
     free(a);
     return NULL;
 }
@@ -588,7 +592,7 @@ int agent_wait(struct agent *a, struct failure *why) TSA(no_thread_safety_analys
     if (r < 0) {
         (void)agent_set_gone(a, true);
         a->over = true;
-        process_end(a);
+        processes_end(a);
     }
     return r;
 }

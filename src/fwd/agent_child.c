@@ -55,13 +55,12 @@ bool agent_child_reap(const struct agent_child *c)
     return r < 0 || info.si_pid != 0; /* ECHILD: somebody was faster */
 }
 
-bool agent_child_wait(const struct agent_child *c, int ms)
+bool agent_child_wait(const struct agent_child *c, int64_t until_ns)
 {
-    int64_t end_ns = clock_monotonic_ns() + ms * NS_PER_MS;
     static const struct timespec step = {.tv_nsec = STEP_NS};
 
     while (!agent_child_reap(c)) {
-        if (clock_monotonic_ns() >= end_ns)
+        if (clock_monotonic_ns() >= until_ns)
             return false;
         nanosleep(&step, NULL);
     }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct agent_child {
@@ -31,8 +32,8 @@ bool agent_child_is_ours(int pidfd);
 void agent_child_kill(const struct agent_child *c);
 /* True: it is no more (there was none, it has been reaped, somebody else has); false: it has not ended. */
 bool agent_child_reap(const struct agent_child *c);
-/* The same, for at most @ms. */
-bool agent_child_wait(const struct agent_child *c, int ms);
+/* The same, waiting until @until_ns (CLOCK_MONOTONIC) at most. */
+bool agent_child_wait(const struct agent_child *c, int64_t until_ns);
 /* Ends the conversation, in all copies of the descriptor. The process sees it; so does a send of its that
  * waits.
  */

@@ -65,7 +65,7 @@ enum {
     NETNS_FD,
     FIRST_FREE_FD,
     FD_GUESS_MAX = 65536, /* closed one by one where nothing tells which are open */
-    LAST_S = 2,           /* to tidy up when the parent was killed */
+    LAST_S = 5,           /* to tidy up when the parent was killed */
     /* Answers of netlink that the former agent has not read are there for its standby, which begins with
      * numbers that cannot have been used. */
     SUCCESSOR_SEQUENCE = 1 << 28,

@@ -8,8 +8,8 @@
  *   CONNECTING: a host socket is on its way to the destination. BUILDING, OPEN, SLIRP, or gone (refused: RST;
  *      unreachable: ICMP; or it was the oldest of too many, half_open.h).
  *
- *   BUILDING: the agent has been asked for the guest's side, or is to be once it has less to do (in
- *      divert.unasked, for UNASKED_MS at most). OPEN; SLIRP, if it could not be had.
+ *   BUILDING: the agent has been asked for the guest's side, or is to be once it has looked around or
+ *      has less to do (in divert.unasked, for UNASKED_MS at most). OPEN; SLIRP, if it could not be had.
  *
  *   OPEN: SYN-ACK sent, the workers move the bytes. LINGER, when the flow has ended.
  *
@@ -317,6 +317,27 @@ static enum counter_id build_reason(int r)
                           : COUNTER_divert_fallback_agent_failed;
 }
 
+/* Can packets of its addresses be led to lo? AGENT_READY, AGENT_NOT_YET, or why not. */
+static enum agent_reason reach(struct divert *d, const struct entry *e) RUNS_ON(role_fwd)
+{
+    const struct agent *agent = workers_agent(d->config.workers);
+    enum agent_reason reason = agent_family_state(agent, e->source.sa.sa_family);
+
+    if (reason == AGENT_NO_SYSCTL) /* that is for the connections that servers of the guest accept */
+        reason = AGENT_READY;
+    return reason == AGENT_READY && d->no_nested && !agent_is_local(agent, &e->source) ? AGENT_NO_RULES
+                                                                                       : reason;
+}
+
+static_assert(COUNTER_divert_fallback_no_transparent - COUNTER_divert_fallback_no_agent ==
+                  AGENT_NO_TRANSPARENT - AGENT_NO_AGENT,
+              "the agent's reasons and their counters are in one order");
+
+static enum counter_id unreachable_reason(enum agent_reason reason)
+{
+    return COUNTER_divert_fallback_no_agent + (reason - AGENT_NO_AGENT);
+}
+
 /* False: the agent is too busy to hear it, or has ended. It goes to libslirp if it cannot be had. */
 static bool ask(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 {
@@ -337,12 +358,16 @@ static bool ask(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 bool entry_ask_first(struct divert *d, int64_t now_ns)
 {
     struct entry *e = container_of(d->unasked.next, struct entry, waiting);
+    enum agent_reason reason = reach(d, e);
+    bool late = now_ns - e->since_ns >= UNASKED_MS * NS_PER_MS;
 
-    if (now_ns - e->since_ns >= UNASKED_MS * NS_PER_MS) {
-        give_to_slirp(d, e, COUNTER_divert_fallback_agent_busy);
-        return true;
-    }
-    return !agent_is_deaf(workers_agent(d->config.workers)) && ask(d, e);
+    if (reason == AGENT_READY && !late)
+        return !agent_is_deaf(workers_agent(d->config.workers)) && ask(d, e);
+    if (reason == AGENT_NOT_YET && !late)
+        return false;
+    give_to_slirp(d, e,
+                  reason == AGENT_READY ? COUNTER_divert_fallback_agent_busy : unreachable_reason(reason));
+    return true;
 }
 
 static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
@@ -369,7 +394,7 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     d->n_building++;
     if (r != -EAGAIN)
         give_to_slirp(d, e, build_reason(r));
-    else if (!link_is_alone(&d->unasked) || !ask(d, e)) { /* in their order */
+    else if (!link_is_alone(&d->unasked) || reach(d, e) != AGENT_READY || !ask(d, e)) { /* in their order */
         e->since_ns = clock_monotonic_ns();
         link_insert_before(&d->unasked, &e->waiting);
     }
@@ -501,33 +526,23 @@ void entry_decided(struct divert *d, struct entry *e)
 
 /* ---- a SYN ---- */
 
-static_assert(COUNTER_divert_fallback_no_transparent - COUNTER_divert_fallback_no_agent ==
-                  AGENT_NO_TRANSPARENT - AGENT_NO_AGENT,
-              "the agent's reasons and their counters are in one order");
-
 /* The first one of a connection. */
 static void start(struct divert *d, const struct syn *s, const struct packet *p) RUNS_ON(role_fwd)
 {
-    struct agent *agent = workers_agent(d->config.workers);
     struct entry *e = entry_new(d, s, p);
-    enum agent_reason reason = AGENT_NO_AGENT;
     enum destination_state state = DESTINATION_CONNECTING;
+    enum agent_reason reason;
     int r;
 
-    if (e && !agent_is_gone(agent))
-        reason = agent_family_state(agent, e->source.sa.sa_family);
-    if (e && d->no_nested && (reason == AGENT_READY || reason == AGENT_NO_SYSCTL) &&
-        !agent_is_local(agent, &e->source))
-        reason = AGENT_NO_RULES;
-    /* The sysctl is for the connections that servers of the guest accept. */
-    if (!e || (reason != AGENT_READY && reason != AGENT_NO_SYSCTL)) {
-        if (e) {
-            agent_look(agent);
-            give_to_slirp(d, e, COUNTER_divert_fallback_no_agent + (reason - AGENT_NO_AGENT));
-            return;
-        }
+    if (!e) {
         divert_count_fallback(COUNTER_divert_fallback_table_full);
         d->config.inject(d->config.arg, s->frame, s->size);
+        return;
+    }
+    reason = reach(d, e);
+    if (reason != AGENT_READY && reason != AGENT_NOT_YET) { /* not yet: the host's side takes its time, too */
+        agent_look(workers_agent(d->config.workers));
+        give_to_slirp(d, e, unreachable_reason(reason));
         return;
     }
     e->state = STATE_CONNECTING;

@@ -12,7 +12,8 @@
  *
  * The first needs an agent, a guest address that is the guest's own (routed or translated ones would need
  * conntrack's help) and a client address that can be shown; and a guest that answers within CONNECT_MS,
- * because a namespace whose own rules lead the connection astray is not seen otherwise. In every other case
+ * because a namespace whose own rules lead the connection astray is not seen otherwise. Until the agent has
+ * looked around, and while its stock is empty, connections wait, DEFERRED_MS at most. In every other case
  * the connection takes the second path; nothing has been read from it, so nothing is lost. list_hostfwd shows
  * the path of a forward's last connection and the reason, statistics count.
  *
@@ -48,7 +49,7 @@ enum {
     DETOUR_MS = 10000, /* how long a forward keeps to libslirp after that has failed */
     SLOT_BITS = 24,
     DEFERRED_MAX = 4096,    /* as many as a full backlog brings at once */
-    DEFERRED_MS = 2000,     /* how long a connection waits for the agent to make sockets */
+    DEFERRED_MS = 2000,     /* how long a connection waits for the agent to look around and make sockets */
     DEFERRED_LOOK_MS = 200, /* how often it looks, besides when some come */
 };
 
@@ -88,7 +89,7 @@ struct listener {
     struct tally *tally; /* the forward's reference keeps it */
 };
 
-struct deferred { /* a connection that waits for a socket of the guest's namespace */
+struct deferred { /* a connection that waits for the agent: is_worth_waiting() */
     int fd;
     struct listener listener;
     int64_t until_ns;
@@ -398,7 +399,13 @@ static uint32_t connect_guest(struct forwards *f, int fd, const struct listener 
     return r;
 }
 
-/* Keeps the connection until sockets have come. False: no room. */
+/* It passes: the path that a connection begins with is the one it keeps. */
+static bool is_worth_waiting(uint32_t reason)
+{
+    return reason == REASON_NO_SOCKET || reason == REASON_AGENT + AGENT_NOT_YET;
+}
+
+/* Keeps the connection until the agent has said more. False: no room. */
 static bool defer(struct forwards *f, int fd, const struct listener *l, int64_t until_ns) RUNS_ON(role_fwd)
 {
     if (f->n_deferred == DEFERRED_MAX)
@@ -420,7 +427,7 @@ static void carry(struct forwards *f, int fd, const struct listener *l, int64_t 
 
     if (until_ns == 0)
         until_ns = now_ns + DEFERRED_MS * NS_PER_MS;
-    if (reason == REASON_NO_SOCKET && now_ns < until_ns && defer(f, fd, l, until_ns))
+    if (is_worth_waiting(reason) && now_ns < until_ns && defer(f, fd, l, until_ns))
         return;
     set_reason(l->tally, reason);
     if (reason == REASON_REFUSED) {
@@ -455,7 +462,7 @@ static void carry(struct forwards *f, int fd, const struct listener *l, int64_t 
     counter_add_shared(COUNTER_splice_flows, 1);
 }
 
-/* Those that wait for sockets, in the order they came. */
+/* Those that wait for the agent, in the order they came. */
 static void carry_deferred(struct forwards *f) RUNS_ON(role_fwd)
 {
     for (uint32_t n = f->n_deferred; n > 0; n--) {

@@ -145,6 +145,65 @@ def test_an_agent_with_too_much_to_do_is_waited_for(world):
     assert (s["divert_flows"], s["divert_fallback"]) == (n, 0), s
 
 
+def take_over_stopped(slirp):
+    """The agent is killed; its standby, which takes its place, is stopped and has said nothing. Returns its id."""
+    wait_for("the standby", lambda: len(slirp.agents()) == 2)
+    agent, standby = slirp.agents()
+    os.kill(standby, signal.SIGSTOP)
+    n = stats(slirp)["agent_restarts"]
+    os.kill(agent, signal.SIGKILL)
+    wait_for("another one takes its place", lambda: stats(slirp)["agent_restarts"] == n + 1)
+    return standby
+
+
+@confinements
+def test_an_agent_that_has_not_looked_around_is_waited_for(world, args):
+    """As at the start on a busy machine: the path that a connection begins with is the one it keeps."""
+    slirp = start(world, *args)
+    slirp.forward("tcp", 8080, 80)
+    server = world.remote.peer("tcp_echo", REMOTE4, 7000)
+    world.guest.peer("tcp_echo", "0.0.0.0", 80)
+    for _ in range(5):  # a busy machine may take longer for it than the program is patient
+        before, begin = stats(slirp), time.monotonic()
+        standby = take_over_stopped(slirp)
+        clients = [world.guest.begin("client", "echo", REMOTE4, 7000, "wait"),
+                   world.remote.begin("client", "echo", HOST4, 8080, "wait")]
+        server.event("accepted")  # the host's side of an outbound connection does not wait
+        n = before["fwd_accepted"] + 1
+        wait_for("the forward has its connection", lambda n=n: stats(slirp)["fwd_accepted"] == n)
+        now = stats(slirp)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(standby, signal.SIGCONT)
+        in_time = time.monotonic() - begin < 1.5
+        assert [client.result()["reply"] for client in clients] == ["wait", "wait"]
+        if in_time:
+            break
+    else:
+        pytest.skip("the machine was too busy, five times")
+
+    def change(to, name):
+        return to[name] - before[name]
+
+    after = stats(slirp)
+    assert [change(now, name) for name in ("divert_flows", "splice_flows")] == [0, 0], now
+    assert [change(after, name) for name in ("divert_flows", "splice_flows")] == [1, 1], after
+    assert [change(after, name) for name in ("divert_fallback", "splice_fallback")] == [0, 0], after
+    assert entry(slirp)["path"] == "splice"
+
+
+def test_one_that_does_not_look_around_is_not_waited_for_for_ever(world):
+    slirp = start(world)
+    slirp.forward("tcp", 8080, 80)
+    world.remote.peer("tcp_echo", REMOTE4, 7000)
+    world.guest.peer("tcp_echo", "0.0.0.0", 80)
+    take_over_stopped(slirp)
+    clients = [world.guest.begin("client", "echo", REMOTE4, 7000, "anybody?"),
+               world.remote.begin("client", "echo", HOST4, 8080, "anybody?")]
+    assert [client.result()["reply"] for client in clients] == ["anybody?", "anybody?"]
+    s = stats(slirp)
+    assert (s["divert_flows"], s["divert_fallback"], s["splice_flows"], s["splice_fallback"]) == (0, 1, 0, 1), s
+
+
 def test_libslirp_takes_over_when_no_agent_answers(world):
     slirp = start(world, *CONFINED)
     world.remote.peer("tcp_echo", REMOTE4, 7000)

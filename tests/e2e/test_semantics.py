@@ -41,10 +41,6 @@ class Started:
             self.slirp = world.start(*args)
         else:
             self.slirp = world.start(*divert_option(way), *args, api=True)
-        if way == "diverted":
-            for family, kernels_own in ("-4", 3), ("-6", 2):
-                wait_for("the agent's rules", lambda family=family, n=kernels_own + 3: len(
-                    world.guest.run("ip", family, "rule").stdout.splitlines()) == n)
         if v6:
             has_ipv6(world)
 
@@ -366,8 +362,6 @@ def test_a_namespace_by_its_path(world, way, args):
         pytest.skip("the single-threaded program has no sandbox for a path (its issue 317)")
     slirp = world.start(*divert_option(way), *args, "--netns-type=path", f"--userns-path=/proc/{world.guest.pid}/ns/user",
                         api=not REFERENCE, target=[f"/proc/{world.guest.pid}/ns/net", "tap0"])
-    if way == "diverted":
-        wait_for("the agent's rules", lambda: len(world.guest.run("ip", "rule").stdout.splitlines()) == 6)
     world.remote.peer("tcp_sink", REMOTE4, 7000)
     r = world.guest.client("upload", REMOTE4, 7000, SIZE)
     assert r["server"]["sha256"] == r["sha256"]

@@ -234,6 +234,7 @@ def test_the_agent_dies_with_its_parent(world):
 
 def test_the_agent_is_confined(world):
     slirp = world.start("--enable-sandbox", "--enable-seccomp", api=True)
+    wait_for("the standby, made by an agent that is confined", lambda: len(slirp.agents()) == 2)
     pid = agent_pid(slirp)
     text = pathlib.Path(f"/proc/{pid}/status").read_text()
     status = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)

@@ -150,9 +150,9 @@ bool agent_child_reap(const struct agent_child *c)
     return true;
 }
 
-bool agent_child_wait(const struct agent_child *c, int ms)
+bool agent_child_wait(const struct agent_child *c, int64_t until_ns)
 {
-    CHECK(ms > 0);
+    CHECK(until_ns > 0);
     return agent_child_reap(c);
 }
 

@@ -826,7 +826,7 @@ static void wait_standby(struct agent *a) RUNS_ON(role_fwd)
     }
 }
 
-/* Of this process: the ids of those that have not ended, at most two. */
+/* Of this process: the ids of those that have not ended, at most two; 3: there are more. */
 static int children(pid_t pids[2])
 {
     char path[64], line[256] = "", *at = line;
@@ -849,8 +849,20 @@ static int children(pid_t pids[2])
         status_line((pid_t)pid, "State", state, sizeof(state));
         if (pid == guest.pid || state[0] == 'Z' || state[0] == 'X' || state[0] == '\0')
             continue;
-        assert_in_range(n, 0, 1);
+        if (n == 2)
+            return 3;
         pids[n++] = (pid_t)pid;
+    }
+}
+
+/* The agent and its standby are left: one that was killed closes its socket before it has ended. */
+static void wait_two_children(pid_t pids[2])
+{
+    int64_t deadline_ns = clock_monotonic_ns() + WAIT_MS * NS_PER_MS;
+
+    while (children(pids) != 2) {
+        assert_true(clock_monotonic_ns() < deadline_ns);
+        usleep(1000);
     }
 }
 
@@ -894,7 +906,7 @@ static void test_a_standby_takes_over(void **state)
         succeed(a);
         connects_as(a, AF_INET, "203.0.113.9", "10.0.2.100");
         connects_as(a, AF_INET6, "2001:db8::9", "fd00::100");
-        assert_int_equal(children(pids), 2); /* whose place was taken is reaped */
+        wait_two_children(pids);
     }
     for (int i = 0; i < 2; i++) { /* confined like the first one */
         status_line(pids[i], "Name", value, sizeof(value));
@@ -1044,7 +1056,6 @@ static void test_leftovers_are_used_and_left(void **state)
 static void test_nothing_is_left_at_the_end(void **state)
 {
     union address address6;
-    int64_t begin_ns;
     struct agent *a;
     pid_t pid;
 
@@ -1058,10 +1069,8 @@ static void test_nothing_is_left_at_the_end(void **state)
     wait_reason(a, &address6, AGENT_READY);
     role_leave(&role_fwd);
     assert_int_equal(in_guest(count_inside, NULL), ALL_OF_IT);
-    begin_ns = clock_monotonic_ns();
     agent_free(a);
-    assert_true(clock_monotonic_ns() - begin_ns < 900 * NS_PER_MS); /* not by SIGKILL */
-    assert_int_equal(in_guest(count_inside, NULL), 0);
+    assert_int_equal(in_guest(count_inside, NULL), 0); /* so it was not ended by SIGKILL */
     assert_int_equal(kill(pid, 0), -1);
     assert_int_equal(errno, ESRCH);
     assert_null(agent_free(NULL));
@@ -1332,7 +1341,7 @@ static void test_parent_without_descriptors(void **state)
     union address address;
     struct agent *a;
     int64_t deadline_ns;
-    int next_fd;
+    int next_fd, fd;
 
     (void)state;
     NEED_GUEST();
@@ -1346,10 +1355,13 @@ static void test_parent_without_descriptors(void **state)
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
     role_enter(&role_fwd);
     wait_reason(a, &address, AGENT_READY);
-    deadline_ns = clock_monotonic_ns() + 200 * NS_PER_MS;
-    while (clock_monotonic_ns() < deadline_ns)
+    deadline_ns = clock_monotonic_ns() + WAIT_MS * NS_PER_MS;
+    while ((fd = dup(0)) >= 0) { /* until the stock has them all */
+        close(fd);
+        assert_true(clock_monotonic_ns() < deadline_ns);
         assert_true(listen_to(a, deadline_ns));
-    assert_int_equal(dup(0), -1); /* that is how it was: the stock has them all */
+    }
+    assert_int_equal(errno, EMFILE);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
     for (int i = 0; i < 2 * AGENT_STOCK_MAX; i++)
         close(take(a, AF_INET));

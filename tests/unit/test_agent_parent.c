@@ -537,9 +537,9 @@ static void test_whose_child_it_is(void **state)
     agent_child_hold(&child);
     assert_true(child.pidfd >= 0 && agent_child_is_ours(child.pidfd));
     assert_false(agent_child_reap(&child));
-    assert_false(agent_child_wait(&child, 20));
+    assert_false(agent_child_wait(&child, clock_monotonic_ns() + 20 * NS_PER_MS));
     close(fds[1]);
-    assert_true(agent_child_wait(&child, WAIT_MS));
+    assert_true(agent_child_wait(&child, clock_monotonic_ns() + WAIT_MS * NS_PER_MS));
     assert_false(agent_child_is_ours(child.pidfd)); /* it is reaped */
     agent_child_kill(&child);                       /* and this is nobody */
     agent_child_close(&child);
@@ -560,7 +560,7 @@ static int needs_pidfds(void **state)
         _exit(0);
     agent_child_hold(&child);
     has = child.pidfd >= 0;
-    (void)agent_child_wait(&child, WAIT_MS);
+    (void)agent_child_wait(&child, clock_monotonic_ns() + WAIT_MS * NS_PER_MS);
     agent_child_close(&child);
     return has ? 0 : 77;
 }
