@@ -63,28 +63,12 @@ static int send_report(int sock, const struct report *report, int fd)
 /* Returns 0 with a descriptor or with -1 in @ret_fd; -EPIPE: the child ended without a word. */
 static int receive_report(int sock, struct report *report, int *ret_fd)
 {
-    struct iovec iov = {.iov_base = report, .iov_len = sizeof(*report)};
-    union {
-        char buffer[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } control;
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.buffer,
-                         .msg_controllen = sizeof(control.buffer)};
-    struct cmsghdr *cmsg;
-    ssize_t n;
+    struct fd_passing with;
+    ssize_t n = fd_passing_receive(sock, report, sizeof(*report), 1, &with, MSG_WAITALL);
 
-    do {
-        n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC | MSG_WAITALL);
-    } while (n < 0 && errno == EINTR);
     if (n < 0)
-        return -errno;
-    *ret_fd = -1;
-    cmsg = CMSG_FIRSTHDR(&msg);
-    if (cmsg && cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS &&
-        cmsg->cmsg_len == CMSG_LEN(sizeof(int)))
-        memcpy(ret_fd, CMSG_DATA(cmsg), sizeof(*ret_fd));
+        return (int)n;
+    *ret_fd = with.n_fds == 1 ? with.fds[0] : -1;
     return n == sizeof(*report) ? 0 : -EPIPE;
 }
 

@@ -504,22 +504,22 @@ static int receive_early(struct agent *a, struct delivery *d, struct failure *wh
 static int wait_started(struct agent *a, struct failure *why)
     TSA(no_thread_safety_analysis) /* before threads start */
 {
-    struct delivery d = {.n_fds = 0};
+    struct delivery d = {.with.n_fds = 0};
     int r;
 
     for (int i = 0;; i++) {
         if ((r = receive_early(a, &d, why)) < 0)
             return r;
-        if (d.message.type != MESSAGE_COMPLAINT || d.n_fds > 0 || i == EARLY_COMPLAINTS_MAX ||
+        if (d.message.type != MESSAGE_COMPLAINT || d.with.n_fds > 0 || i == EARLY_COMPLAINTS_MAX ||
             agent_take_complaint(a, &d.message) < 0)
             break;
     }
-    if (d.n_fds == 1 && d.message.type == MESSAGE_STARTED &&
-        nft_join(&a->nft, d.fds[0], a->mark, a->mark_mask) == 0)
-        d.n_fds = 0;
+    if (d.with.n_fds == 1 && d.message.type == MESSAGE_STARTED &&
+        nft_join(&a->nft, d.with.fds[0], a->mark, a->mark_mask) == 0)
+        d.with.n_fds = 0;
     a->divert_state = d.message.type == MESSAGE_STARTED && !a->nft ? -(int)d.message.count : 0;
     a->direct = a->nft != NULL;
-    agent_delivery_close(&d);
+    fd_passing_close(&d.with);
     if (d.message.type != MESSAGE_STARTED || d.message.result > 0)
         return failure(why, -EPROTO, NULL, "the agent's report");
     return d.message.result < 0 ? agent_reported_failure(&d.message, why) : 0;

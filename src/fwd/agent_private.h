@@ -9,6 +9,7 @@
  */
 #pragma once
 
+#include "base/fd_passing.h"
 #include "base/role.h"
 #include "fwd/agent.h"
 #include "fwd/agent_child.h"
@@ -62,18 +63,15 @@ struct agent {
     uint32_t n_local OWNED_BY(role_fwd), n_next OWNED_BY(role_fwd);
 };
 
-/* One message, and what came with it: the caller's, until agent_delivery_close(). */
+/* One message, and what came with it: the caller's, until fd_passing_close(). */
 struct delivery {
     struct agent_message message;
-    int fds[SOCKETS_PER_MESSAGE];
-    uint32_t n_fds;
-    bool cut; /* there were more, but they could not be received: this process is out of descriptors */
+    struct fd_passing with;
 };
 
 /* 0; -EAGAIN: nothing is there; other negative errno: the agent is gone or talks nonsense, and nothing is to
  * be closed. Never blocks. */
 int agent_receive(int fd, struct delivery *d);
-void agent_delivery_close(struct delivery *d);
 /* @m says that something failed: its negative errno, and its sentence in @why. */
 int agent_reported_failure(struct agent_message *m, struct failure *why);
 /* Says what the agent complains of. 0, or -EPROTO: it may not say that. */

@@ -9,15 +9,14 @@
  */
 #include "fwd/agent_private.h"
 
-#include "base/bits.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/syscall_filter.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 enum {
     MESSAGES_PER_READ = 32, /* what is left wakes the worker again */
@@ -25,51 +24,20 @@ enum {
     ERRNO_MAX = 4095,
 };
 
-void agent_delivery_close(struct delivery *d)
-{
-    while (d->n_fds > 0)
-        close(d->fds[--d->n_fds]);
-}
+static_assert((int)SOCKETS_PER_MESSAGE <= (int)FD_PASSING_MAX, "they fit a message");
 
 int agent_receive(int fd, struct delivery *d)
 {
-    struct iovec iov = {.iov_base = &d->message, .iov_len = sizeof(d->message)};
-    union {
-        char buffer[CMSG_SPACE(SOCKETS_PER_MESSAGE * sizeof(int))];
-        struct cmsghdr align;
-    } control;
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.buffer,
-                         .msg_controllen = sizeof(control.buffer)};
-    bool reset = false;
-    ssize_t n;
+    const uint32_t fds_max = SOCKETS_PER_MESSAGE;
+    ssize_t n = fd_passing_receive(fd, &d->message, sizeof(d->message), fds_max, &d->with, MSG_DONTWAIT);
 
-    /* ECONNRESET, once: it ended with requests unread. What it said before is still there (unix(7)). */
-    for (;;) {
-        n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-        if (n >= 0)
-            break;
-        if (errno != EINTR && (errno != ECONNRESET || reset))
-            return -errno;
-        reset = reset || errno == ECONNRESET;
-    }
-    d->n_fds = 0;
-    d->cut = (msg.msg_flags & MSG_CTRUNC) != 0;
-    for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg); cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg)) {
-        uint32_t n_fds;
-
-        if (cmsg->cmsg_level != SOL_SOCKET || cmsg->cmsg_type != SCM_RIGHTS)
-            continue;
-        n_fds = (uint32_t)((cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        n_fds = min_u32(n_fds, SOCKETS_PER_MESSAGE - d->n_fds); /* the kernel cannot have put more */
-        memcpy(d->fds + d->n_fds, CMSG_DATA(cmsg), n_fds * sizeof(int));
-        d->n_fds += n_fds;
-    }
-    if (n == (ssize_t)sizeof(d->message) && !(msg.msg_flags & MSG_TRUNC))
+    /* Once: it ended with requests unread. What it said before is still there (unix(7)). */
+    if (n == -ECONNRESET)
+        n = fd_passing_receive(fd, &d->message, sizeof(d->message), fds_max, &d->with, MSG_DONTWAIT);
+    if (n == (ssize_t)sizeof(d->message))
         return 0;
-    agent_delivery_close(d);
-    return n == 0 ? -EPIPE : -EPROTO;
+    fd_passing_close(&d->with);
+    return n == 0 ? -EPIPE : n == -EMSGSIZE || n > 0 ? -EPROTO : (int)n;
 }
 
 static int take_delivery(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
@@ -81,15 +49,15 @@ static int take_delivery(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
     if (index < 0 || m->count > m->settled || m->count > SOCKETS_PER_MESSAGE)
         return -EPROTO;
     s = &a->stocks[index];
-    if (m->settled > s->asked || d->n_fds > m->count || (d->n_fds < m->count && !d->cut))
+    if (m->settled > s->asked || d->with.n_fds > m->count || (d->with.n_fds < m->count && !d->with.cut))
         return -EPROTO;
     s->asked -= m->settled;
     /* asked + n was within the bound, n_fds <= settled: they fit. */
-    for (uint32_t i = 0; i < d->n_fds; i++)
-        s->fds[s->n++] = d->fds[i];
-    if (d->n_fds < m->settled)
+    for (uint32_t i = 0; i < d->with.n_fds; i++)
+        s->fds[s->n++] = d->with.fds[i];
+    if (d->with.n_fds < m->settled)
         s->hold_ns = clock_monotonic_ns() + HOLD_MS * NS_PER_MS;
-    d->n_fds = 0; /* the stock's now */
+    d->with.n_fds = 0; /* the stock's now */
     agent_refill(a, index);
     return 0;
 }
@@ -126,13 +94,14 @@ static int take_diverted(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
 {
     int result = d->message.result;
 
-    if (result > 0 || !a->on_diverted || d->n_fds > (result == 0 ? 1 : 0))
+    if (result > 0 || !a->on_diverted || d->with.n_fds > (result == 0 ? 1 : 0))
         return -EPROTO;
-    if (result == 0 && d->n_fds == 0)
+    if (result == 0 && d->with.n_fds == 0)
         result = AGENT_NOT_RECEIVED;
     a->n_diverts -= a->n_diverts > 0;
-    a->on_diverted(a->on_diverted_arg, d->message.divert.id, result, d->n_fds == 1 ? d->fds[0] : -1);
-    d->n_fds = 0; /* the callee's */
+    a->on_diverted(a->on_diverted_arg, d->message.divert.id, result,
+                   d->with.n_fds == 1 ? d->with.fds[0] : -1);
+    d->with.n_fds = 0; /* the callee's */
     return 0;
 }
 
@@ -205,15 +174,15 @@ static int take_standby(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
 {
     enum { CONVERSATION, PIDFD, N_FDS };
 
-    if (d->n_fds > N_FDS || d->message.result <= 0 || a->standby.pid > 0)
+    if (d->with.n_fds > N_FDS || d->message.result <= 0 || a->standby.pid > 0)
         return -EPROTO;
-    if (d->cut) /* out of descriptors: none, then */
+    if (d->with.cut) /* out of descriptors: none, then */
         return 0;
-    if (d->n_fds != N_FDS || !agent_child_is_ours(d->fds[PIDFD]))
+    if (d->with.n_fds != N_FDS || !agent_child_is_ours(d->with.fds[PIDFD]))
         return -EPROTO;
-    a->standby =
-        (struct agent_child){.pid = d->message.result, .pidfd = d->fds[PIDFD], .fd = d->fds[CONVERSATION]};
-    d->n_fds = 0; /* ours now */
+    a->standby = (struct agent_child){
+        .pid = d->message.result, .pidfd = d->with.fds[PIDFD], .fd = d->with.fds[CONVERSATION]};
+    d->with.n_fds = 0; /* ours now */
     return 0;
 }
 
@@ -225,7 +194,7 @@ static int take(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
         return take_diverted(a, d);
     if (d->message.type == MESSAGE_STANDBY)
         return take_standby(a, d);
-    if (d->n_fds > 0)
+    if (d->with.n_fds > 0)
         return -EPROTO;
     switch (d->message.type) {
     case MESSAGE_STATE:
@@ -259,7 +228,7 @@ int agent_read(struct agent *a)
             a->deaf = false;
             a->heard_ns = clock_monotonic_ns();
             r = take(a, &d);
-            agent_delivery_close(&d);
+            fd_passing_close(&d.with);
         }
         if (r < 0)
             return agent_set_gone(a, r != -EPIPE);

@@ -8,6 +8,7 @@
  */
 #include "fwd/agent_serve.h"
 
+#include "base/fd_passing.h"
 #include "fds.h"
 
 #include <errno.h>
@@ -150,26 +151,15 @@ static void hear(int fd, struct heard *h)
     memset(h, 0, sizeof(*h));
     for (;;) {
         struct agent_message m;
-        union {
-            char buffer[CMSG_SPACE(253 * sizeof(int))];
-            struct cmsghdr align;
-        } control;
-        struct iovec iov = {.iov_base = &m, .iov_len = sizeof(m)};
-        struct msghdr msg = {.msg_iov = &iov,
-                             .msg_iovlen = 1,
-                             .msg_control = control.buffer,
-                             .msg_controllen = sizeof(control.buffer)};
-        ssize_t n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-        uint32_t n_fds = 0;
+        struct fd_passing with;
+        ssize_t n = fd_passing_receive(fd, &m, sizeof(m), FD_PASSING_MAX, &with, MSG_DONTWAIT);
+        const uint32_t n_fds = with.n_fds;
 
+        CHECK(n != -EMSGSIZE);
         if (n <= 0)
             return;
-        CHECK(n == (ssize_t)sizeof(m) && !(msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)));
-        for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
-            n_fds = (uint32_t)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-            for (uint32_t i = 0; i < n_fds; i++)
-                close(((int *)CMSG_DATA(c))[i]);
-        }
+        CHECK(n == (ssize_t)sizeof(m) && !with.cut);
+        fd_passing_close(&with);
         switch (m.type) {
         case MESSAGE_SOCKETS:
             CHECK(family_index(m.family) >= 0 && m.count == n_fds && m.count <= m.settled);

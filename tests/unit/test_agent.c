@@ -292,34 +292,22 @@ static int listen_inside(const void *arg)
     if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
         bind(fd, &order->address.sa, address_size(&order->address)) < 0 || listen(fd, 8) < 0)
         return 1;
-    return fd_passing_send(order->reply_fd, &on, 1, &fd, 1, 0) < 0;
+    return fd_passing_send(order->reply_fd, &on, sizeof(on), &fd, 1, 0) < 0;
 }
 
 /* A listening socket of the guest. */
 static int guest_listener(const union address *address)
 {
     struct listen_order order = {.address = *address};
-    char byte;
-    struct iovec iov = {.iov_base = &byte, .iov_len = 1};
-    union {
-        char buffer[CMSG_SPACE(sizeof(int))];
-        struct cmsghdr align;
-    } control;
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = control.buffer,
-                         .msg_controllen = sizeof(control.buffer)};
-    struct cmsghdr *cmsg;
-    int pair[2], fd = -1;
+    struct fd_passing with;
+    int pair[2], fd, on;
 
     assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
     order.reply_fd = pair[1];
     assert_int_equal(in_guest(listen_inside, &order), 0);
-    assert_int_equal(recvmsg(pair[0], &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC), 1);
-    cmsg = CMSG_FIRSTHDR(&msg);
-    if (cmsg)
-        memcpy(&fd, CMSG_DATA(cmsg), sizeof(fd));
-    assert_true(fd >= 0);
+    assert_int_equal(fd_passing_receive(pair[0], &on, sizeof(on), 1, &with, MSG_DONTWAIT), sizeof(on));
+    assert_int_equal(with.n_fds, 1);
+    fd = with.fds[0];
     close(pair[0]);
     close(pair[1]);
     return fd;
