@@ -29,7 +29,6 @@ MESSAGE_MAX = 1 << 18
 FLAGS = {"-U": 0x10000000, "-m": 0x00020000, "-n": 0x40000000}  # CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET
 FILES = {"-U": "user", "-m": "mnt", "-n": "net"}
 PR_SET_DUMPABLE, PR_CAPBSET_DROP = 4, 24
-LAST_CAPABILITY = 40
 
 
 class Commands:
@@ -37,6 +36,8 @@ class Commands:
 
     def __init__(self) -> None:
         self.libc = ctypes.CDLL(None, use_errno=True)
+        with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as last:
+            self.capabilities = range(int(last.read()) + 1)
 
     def call(self, name: str, *args: int) -> None:
         if getattr(self.libc, name)(*args) < 0:
@@ -53,7 +54,7 @@ class Commands:
         if not uid or not gid or named != {"--inh-caps": "-all", "--bounding-set": "-all"} or \
                 [o for o in options if "=" not in o] != ["--clear-groups"]:
             return False
-        for capability in range(LAST_CAPABILITY + 1):
+        for capability in self.capabilities:
             self.call("prctl", PR_CAPBSET_DROP, capability, 0, 0, 0)
         os.setgroups([])
         os.setresgid(*[int(gid)] * 3)
@@ -98,6 +99,7 @@ def become(words: list[str], commands: Commands) -> None:
 def child_main(sock: socket.socket, words: list[str], fds: list[int], commands: Commands) -> None:
     try:
         sock.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, fd in enumerate(fds, 1):
             os.dup2(fd, number)
             os.close(fd)
@@ -141,6 +143,7 @@ def load(name: str) -> None:
 def main(fd: int) -> None:
     load("peer")
     commands = Commands()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the tests still end what they have begun
     gc.collect()
     gc.freeze()  # so that the collector leaves the pages shared
     with socket.socket(fileno=fd) as sock:
