@@ -345,7 +345,7 @@ static void run(struct flows *f, struct direction *d) RUNS_ON(role_fwd)
 
 /* ---- starting ---- */
 
-static bool is_connected(int fd)
+bool flow_socket_is_connected(int fd)
 {
     struct sockaddr_storage peer;
     socklen_t length = sizeof(peer);
@@ -450,7 +450,7 @@ int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, 
     /* Adding a socket that is ready is an event: nothing is tried here. */
     if (flow->diverted)
         half_open_add(&f->half_opens, &flow->half_open, guest_fd, flow->started_ns);
-    if (flow->diverted || is_connected(guest_fd))
+    if (flow->diverted || flow_socket_is_connected(guest_fd))
         flow_open(flow);
     else
         await_connection(f, flow, connect_ms);
@@ -477,7 +477,7 @@ static void event_connecting(struct flows *f, struct flow *flow, enum side side,
         flow_end(f, flow, FLOW_RESET, 0);
         return;
     }
-    if (error == 0 && !is_connected(flow->fd[GUEST])) {
+    if (error == 0 && !flow_socket_is_connected(flow->fd[GUEST])) {
         if (!(events & (EPOLLERR | EPOLLHUP)))
             return; /* not yet */
         error = ENOTCONN;

@@ -73,6 +73,8 @@ struct flows *flows_free(struct flows *f);
 /* Any thread: the options that a flow's sockets need: no delay, urgent data inline, keepalive. Connections
  * inherit them from a listener. 0 or a negative errno. */
 int flow_socket_prepare(int fd);
+/* Any thread: is this TCP socket connected, or is it still on its way, or has it failed? */
+bool flow_socket_is_connected(int fd);
 /* Starts a flow of two sockets that have been prepared. @guest_fd may still be connecting (EINPROGRESS):
  * FLOW_REFUSED if that fails, or if it has not succeeded within @connect_ms (0: the kernel's own patience;
  * ETIMEDOUT). Both descriptors are non-blocking and belong to the flow when 0 is returned; -EMFILE, -ENOSPC:

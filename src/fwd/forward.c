@@ -12,10 +12,11 @@
  *
  * The first needs an agent, a guest address that is the guest's own (routed or translated ones would need
  * conntrack's help) and a client address that can be shown; and a guest that answers within CONNECT_MS,
- * because a namespace whose own rules lead the connection astray is not seen otherwise. Until the agent has
- * looked around, and while its stock is empty, connections wait, DEFERRED_MS at most. In every other case
- * the connection takes the second path; nothing has been read from it, so nothing is lost. list_hostfwd shows
- * the path of a forward's last connection and the reason, statistics count.
+ * because a namespace whose own rules lead the connection astray is not seen otherwise (one that has answered
+ * others of late only has too much to do, and is given BUSY_MS). Until the agent has looked around, and while
+ * its stock is empty, connections wait, DEFERRED_MS at most. In every other case the connection takes the
+ * second path; nothing has been read from it, so nothing is lost. list_hostfwd shows the path of a forward's
+ * last connection and the reason, statistics count.
  *
  * Control (the api thread) and accepting (fwd-0) meet in the table of listeners, under one lock that is held
  * for a batch of accept4(2) at most; an event for a listener that has gone meanwhile finds another generation
@@ -46,6 +47,7 @@ enum {
     ACCEPT_BATCH = 64,
     PAUSE_MS = 100,
     CONNECT_MS = 1000, /* for the guest's server to accept, over its lo */
+    BUSY_MS = 10000,   /* the same, if it has accepted another one within that time: its backlog is full */
     DETOUR_MS = 10000, /* how long a forward keeps to libslirp after that has failed */
     SLOT_BITS = 24,
     DEFERRED_MAX = 4096,    /* as many as a full backlog brings at once */
@@ -71,7 +73,7 @@ struct tally {
     _Atomic uint32_t n_refs; /* the forward, each of its connections */
     _Atomic uint32_t reason; /* enum reason */
     _Atomic uint64_t n_connections, bytes_to_guest, bytes_to_host;
-    _Atomic int64_t detour_until_ns;
+    _Atomic int64_t detour_until_ns, answered_ns; /* the latter: when the guest's server has accepted one */
 };
 
 struct connection {
@@ -283,6 +285,24 @@ static bool is_own_fault(int error)
     return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS || error == ENOSPC;
 }
 
+/* The guest's server has accepted another connection of this forward, and not long ago. */
+static bool answers_others(const struct tally *t, int64_t now_ns)
+{
+    int64_t answered_ns = atomic_load_explicit(&t->answered_ns, memory_order_relaxed);
+
+    return answered_ns != 0 && now_ns - answered_ns < BUSY_MS * NS_PER_MS;
+}
+
+/* For the guest's server to accept @guest_fd. Over lo it has when connect(2) returns, if its backlog has
+ * room.
+ */
+static uint32_t patience_ms(struct tally *t, int guest_fd, int64_t now_ns)
+{
+    if (flow_socket_is_connected(guest_fd))
+        atomic_store_explicit(&t->answered_ns, now_ns, memory_order_relaxed);
+    return answers_others(t, now_ns) ? BUSY_MS : CONNECT_MS;
+}
+
 static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_error, int host_fd)
 {
     struct connection *c = (struct connection *)user;
@@ -295,11 +315,13 @@ static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_e
         set_reason(c->tally, REASON_QUEUE);
         carry_by_slirp(c->forwards, host_fd, &c->guest);
     } else if (end == FLOW_REFUSED) {
-        int64_t until_ns = clock_monotonic_ns() + DETOUR_MS * NS_PER_MS;
+        int64_t now_ns = clock_monotonic_ns();
 
         count_fallback(REASON_CONNECT);
         set_reason(c->tally, REASON_CONNECT);
-        atomic_store_explicit(&c->tally->detour_until_ns, until_ns, memory_order_relaxed);
+        if (!answers_others(c->tally, now_ns))
+            atomic_store_explicit(&c->tally->detour_until_ns, now_ns + DETOUR_MS * NS_PER_MS,
+                                  memory_order_relaxed);
         carry_by_slirp(c->forwards, host_fd, &c->guest);
     }
     tally_unref(c->tally);
@@ -449,7 +471,8 @@ static void carry(struct forwards *f, int fd, const struct listener *l, int64_t 
             .guest = l->guest,
             .shown = shown,
         };
-    if (!c || workers_give(f->config.workers, fd, guest_fd, CONNECT_MS, &c->user) < 0) {
+    if (!c || workers_give(f->config.workers, fd, guest_fd, patience_ms(l->tally, guest_fd, now_ns),
+                           &c->user) < 0) {
         close(guest_fd);
         if (c)
             tally_unref(c->tally);

@@ -50,11 +50,11 @@ def where(addr, port):
     return addr, port, 0, socket.if_nametoindex(interface)
 
 
-def listen(addr, port):
+def listen(addr, port, backlog=1024):
     s = socket.socket(family_of(addr), socket.SOCK_STREAM)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind((addr, port))
-    s.listen(1024)
+    s.listen(backlog)
     s.settimeout(DEADLINE_S * 4)
     say(event="ready", port=s.getsockname()[1])
     return s
@@ -82,8 +82,8 @@ def read_all(s):
         n += len(data)
 
 
-def serve_tcp(addr, port, handler):
-    s = listen(addr, int(port))
+def serve_tcp(addr, port, handler, listener=None):
+    s = listener or listen(addr, int(port))
 
     def one(c, peer):
         try:
@@ -106,6 +106,18 @@ def tcp_echo(addr, port):
         while data := c.recv(1 << 16):
             c.sendall(data)
     serve_tcp(addr, port, handler)
+
+
+def tcp_echo_late(addr, port, backlog):
+    """Echoes, but accepts nobody before SIGUSR1."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    listener = listen(addr, int(port), int(backlog))
+    signal.sigtimedwait([signal.SIGUSR1], DEADLINE_S * 4)
+
+    def handler(c, _):
+        while data := c.recv(1 << 16):
+            c.sendall(data)
+    serve_tcp(addr, port, handler, listener)
 
 
 def tcp_echo_many(addr, port):

@@ -3,6 +3,8 @@
 
 import os
 import pathlib
+import signal
+import time
 
 import pytest
 from harness import AS, HOST4, HOST6, IN_USERNS, PROGRAM_ARGS, REMOTE4, REMOTE6, wait_for
@@ -177,6 +179,20 @@ def test_a_firewall_that_drops_inside_the_guest_is_not_the_end(world):
     world.guest.peer("tcp_echo", "0.0.0.0", 80)
     assert world.remote.client("echo", HOST4, 8080, "hello")["reply"] == "hello"
     assert entry(slirp)["path"] == "slirp"
+
+
+def test_a_full_backlog_is_no_reason_for_another_path(world):
+    """It answers nobody for longer than a guest whose rules lead connections astray is waited for."""
+    slirp = world.start(api=True)
+    slirp.forward("tcp", 8080, 80)
+    server = world.guest.peer("tcp_echo_late", "0.0.0.0", 80, 8)
+    client = world.remote.begin("client", "at_once", HOST4, 8080, 40)
+    wait_for("all of them are there", lambda: slirp.api("stats")["return"]["fwd_accepted"] == 40)
+    time.sleep(1.5)  # that time
+    server.process.send_signal(signal.SIGUSR1)
+    assert client.result(30)["good"] == 40
+    stats = slirp.api("stats")["return"]
+    assert (stats["splice_flows"], stats["splice_fallback"], entry(slirp)["path"]) == (40, 0, "splice"), stats
 
 
 @pytest.mark.parametrize("pause", [0, 1.0])
