@@ -391,14 +391,15 @@ static void flow_open(struct flow *flow)
     flow->state = FLOW_STATE_OPEN;
 }
 
-static void await_connection(struct flows *f, struct flow *flow, uint32_t connect_ms)
+/* For flow->connect_ms, from @now_ns on. */
+static void await_connection(struct flows *f, struct flow *flow, int64_t now_ns)
 {
     struct link *where = &f->connecting;
 
     flow->state = FLOW_STATE_CONNECTING;
-    if (connect_ms == 0)
+    if (flow->connect_ms == 0)
         return;
-    flow->deadline_ns = clock_monotonic_ns() + connect_ms * NS_PER_MS;
+    flow->deadline_ns = now_ns + flow->connect_ms * NS_PER_MS;
     /* Almost always the last: the same patience for all. */
     while (where->previous != &f->connecting &&
            container_of(where->previous, struct flow, link)->deadline_ns > flow->deadline_ns)
@@ -442,6 +443,7 @@ int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, 
     link_init(&flow->half_open.link);
     link_init(&flow->drain.link);
     flow->diverted = connect_ms == FLOW_CONNECTED;
+    flow->connect_ms = connect_ms;
     flow->fd[HOST] = host_fd;
     flow->fd[GUEST] = guest_fd;
     flow->user = user;
@@ -453,7 +455,7 @@ int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, 
     if (flow->diverted || flow_socket_is_connected(guest_fd))
         flow_open(flow);
     else
-        await_connection(f, flow, connect_ms);
+        await_connection(f, flow, flow->started_ns);
     return 0;
 }
 
@@ -590,7 +592,12 @@ static void end_late_connections(struct flows *f)
 
         if (flow->deadline_ns > now_ns)
             break;
-        flow_end(f, flow, FLOW_REFUSED, ETIMEDOUT);
+        if (f->config.on_late && f->config.on_late(f->config.arg, flow->user, now_ns - flow->started_ns)) {
+            link_take_out(&flow->link);
+            await_connection(f, flow, now_ns);
+        } else {
+            flow_end(f, flow, FLOW_REFUSED, ETIMEDOUT);
+        }
     }
 }
 

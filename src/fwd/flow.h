@@ -57,6 +57,9 @@ struct flows_config {
     /* Bytes that went through since the last call: to the guest, to the host. Called once per batch (from
      * flows_turn() and before on_end), not per byte. */
     void (*on_bytes)(void *arg, void *user, uint64_t to_guest, uint64_t to_host);
+    /* The guest side has not been connected for @connect_ms, @waited_ns in all. True: it has as much time
+     * once more; false: FLOW_REFUSED. May be NULL: false. */
+    bool (*on_late)(void *arg, void *user, int64_t waited_ns);
     /* The guest's side of a FLOW_CONNECTED flow has received nothing yet: the SYN-ACK may be lost. */
     void (*on_silent)(void *arg, void *user);
     /* Before on_end, with everything that went through. May be NULL. */
@@ -77,8 +80,9 @@ int flow_socket_prepare(int fd);
 bool flow_socket_is_connected(int fd);
 /* Starts a flow of two sockets that have been prepared. @guest_fd may still be connecting (EINPROGRESS):
  * FLOW_REFUSED if that fails, or if it has not succeeded within @connect_ms (0: the kernel's own patience;
- * ETIMEDOUT). Both descriptors are non-blocking and belong to the flow when 0 is returned; -EMFILE, -ENOSPC:
- * no descriptors, table full, and other errors: both stay the caller's. on_end is never called from inside.
+ * ETIMEDOUT) and on_late() has no more. Both descriptors are non-blocking and belong to the flow when 0 is
+ * returned; -EMFILE, -ENOSPC: no descriptors, table full, and other errors: both stay the caller's. on_end is
+ * never called from inside.
  */
 #define FLOW_CONNECTED UINT32_MAX /* as @connect_ms: by repair.h, without a handshake */
 int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, void *user) RUNS_ON(role_fwd);

@@ -65,7 +65,8 @@ struct flow {
     uint64_t unreported[2];     /* by source */
     uint64_t reported[2];       /* ditto: all before */
     int64_t started_ns;
-    int64_t deadline_ns; /* CONNECTING */
+    int64_t deadline_ns; /* CONNECTING, and the next one: */
+    uint32_t connect_ms;
     void *user;
 };
 

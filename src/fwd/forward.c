@@ -47,7 +47,7 @@ enum {
     ACCEPT_BATCH = 64,
     PAUSE_MS = 100,
     CONNECT_MS = 1000, /* for the guest's server to accept, over its lo */
-    BUSY_MS = 10000,   /* the same, if it has accepted another one within that time: its backlog is full */
+    BUSY_MS = 10000,   /* the same, while another was accepted no longer ago: its backlog is full */
     DETOUR_MS = 10000, /* how long a forward keeps to libslirp after that has failed */
     SLOT_BITS = 24,
     DEFERRED_MAX = 4096,    /* as many as a full backlog brings at once */
@@ -293,16 +293,6 @@ static bool answers_others(const struct tally *t, int64_t now_ns)
     return answered_ns != 0 && now_ns - answered_ns < BUSY_MS * NS_PER_MS;
 }
 
-/* For the guest's server to accept @guest_fd. Over lo it has when connect(2) returns, if its backlog has
- * room.
- */
-static uint32_t patience_ms(struct tally *t, int guest_fd, int64_t now_ns)
-{
-    if (flow_socket_is_connected(guest_fd))
-        atomic_store_explicit(&t->answered_ns, now_ns, memory_order_relaxed);
-    return answers_others(t, now_ns) ? BUSY_MS : CONNECT_MS;
-}
-
 static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_error, int host_fd)
 {
     struct connection *c = (struct connection *)user;
@@ -328,6 +318,13 @@ static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_e
     free(c);
 }
 
+static bool on_flow_late(struct flow_user *user, int64_t waited_ns)
+{
+    const struct connection *c = (const struct connection *)user;
+
+    return waited_ns < BUSY_MS * NS_PER_MS && answers_others(c->tally, clock_monotonic_ns());
+}
+
 static void describe(const struct flow_user *user, struct flow_info *info)
 {
     const struct connection *c = (const struct connection *)user;
@@ -340,6 +337,7 @@ static void describe(const struct flow_user *user, struct flow_info *info)
 static const struct flow_owner flow_owner = {
     .on_end = on_flow_end,
     .on_bytes = on_flow_bytes,
+    .on_late = on_flow_late,
     .tier = "splice-forward",
     .describe = describe,
 };
@@ -462,6 +460,8 @@ static void carry(struct forwards *f, int fd, const struct listener *l, int64_t 
         carry_by_slirp(f, fd, &l->guest);
         return;
     }
+    if (flow_socket_is_connected(guest_fd)) /* as it is over lo after connect(2), if the backlog has room */
+        atomic_store_explicit(&l->tally->answered_ns, now_ns, memory_order_relaxed);
     c = malloc(sizeof(*c));
     if (c)
         *c = (struct connection){
@@ -471,8 +471,7 @@ static void carry(struct forwards *f, int fd, const struct listener *l, int64_t 
             .guest = l->guest,
             .shown = shown,
         };
-    if (!c || workers_give(f->config.workers, fd, guest_fd, patience_ms(l->tally, guest_fd, now_ns),
-                           &c->user) < 0) {
+    if (!c || workers_give(f->config.workers, fd, guest_fd, CONNECT_MS, &c->user) < 0) {
         close(guest_fd);
         if (c)
             tally_unref(c->tally);

@@ -276,6 +276,8 @@ struct record { /* of a flow; under worker.lock */
     enum flow_end end;
     int error, returned_fd;
     uint64_t to_guest, to_host, n_reports;
+    uint32_t n_late;
+    int64_t waited_ns; /* the last time that it was late */
 };
 
 struct worker {
@@ -286,6 +288,7 @@ struct worker {
     pthread_cond_t changed;
     struct record records[FLOWS];
     uint32_t n_records;
+    uint32_t late_max; /* how often a flow may be late and is waited for once more */
     bool stop;
     uint32_t n_turns;
     /* outside the lock */
@@ -320,6 +323,21 @@ static void on_bytes(void *arg, void *user, uint64_t to_guest, uint64_t to_host)
     r->to_host += to_host;
     r->n_reports++;
     pthread_mutex_unlock(&w->lock);
+}
+
+static bool on_late(void *arg, void *user, int64_t waited_ns)
+{
+    struct worker *w = arg;
+    struct record *r = user;
+    bool more;
+
+    pthread_mutex_lock(&w->lock);
+    assert_false(r->over);
+    assert_true(waited_ns > r->waited_ns);
+    r->waited_ns = waited_ns;
+    more = r->n_late++ < w->late_max;
+    pthread_mutex_unlock(&w->lock);
+    return more;
 }
 
 static void start_asked(struct worker *w) RUNS_ON(role_fwd)
@@ -380,6 +398,7 @@ static int worker_new(void **state)
         .arg = w,
         .on_end = on_end,
         .on_bytes = on_bytes,
+        .on_late = on_late,
     };
     struct epoll_event event = {.events = EPOLLIN};
 
@@ -851,6 +870,30 @@ static void test_a_connection_that_takes_too_long_gives_the_host_socket_back(voi
     close(listener);
 }
 
+static void test_a_late_connection_has_as_much_time_as_its_owner_gives(void **state)
+{
+    enum { MS = 50, MORE = 2 };
+    struct worker *w = *state;
+    struct sockaddr_in address;
+    int client, host_fd, filler, listener = listener_full(&address, &filler);
+    int guest_fd = connect_start(&address);
+    struct record *r;
+
+    pthread_mutex_lock(&w->lock);
+    w->late_max = MORE;
+    pthread_mutex_unlock(&w->lock);
+    tcp_pair(&client, &host_fd, 0);
+    send_text(client, "said too early");
+    r = start(w, host_fd, guest_fd, MS);
+    expect_over(r, FLOW_REFUSED);
+    assert_int_equal(r->error, ETIMEDOUT);
+    assert_int_equal(r->n_late, MORE + 1);
+    assert_true(r->waited_ns >= (MORE + 1) * MS * NS_PER_MS);
+    expect_returned(w, r, host_fd, client);
+    close(filler);
+    close(listener);
+}
+
 static void test_what_the_host_said_while_connecting_is_delivered(void **state)
 {
     struct sockaddr_in address;
@@ -1268,6 +1311,7 @@ int main(void)
         with_worker(test_a_slow_reader_bounds_what_is_held_and_gets_all),
         with_worker(test_a_refused_connection_gives_the_host_socket_back),
         with_worker(test_a_connection_that_takes_too_long_gives_the_host_socket_back),
+        with_worker(test_a_late_connection_has_as_much_time_as_its_owner_gives),
         with_worker(test_what_the_host_said_while_connecting_is_delivered),
         with_worker(test_a_reset_of_the_host_while_connecting_ends_the_flow),
         with_worker(test_many_flows_at_once),
