@@ -3,10 +3,12 @@
  * agent_serve.c - one loop: the parent's requests, and notices of the kernel
  *
  * Notices are only a reason to look at everything again, COALESCE_MS apart and never for more than a tenth of
- * the time, because the guest may make as many as it likes. Sending to the parent may wait: there is nothing
- * else to do, and the parent never waits for us. End of the socket is the end, whether the parent has closed
- * it or was killed: the rules are removed. What is left when we are killed ourselves our successor takes
- * over (agent_process.c); without one it is harmless, and recognised by the next run.
+ * the time, because the guest may make as many as it likes; time of the processor, since a busy machine,
+ * where the kernel's lock on network configuration is fought for, is no reason to see less. Sending to the
+ * parent may wait: there is nothing else to do, and the parent never waits for us. End of the socket is the
+ * end, whether the parent has closed it or was killed: the rules are removed. What is left when we are killed
+ * ourselves our successor takes over (agent_process.c); without one it is harmless, and recognised by the
+ * next run.
  */
 #include "fwd/agent_serve.h"
 
@@ -79,9 +81,18 @@ static int send_addresses(const struct agent_serve *a)
 
 /* ---- work ---- */
 
+/* What this process has used of the processor. */
+static int64_t used_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (int64_t)ts.tv_sec * NS_PER_S + ts.tv_nsec;
+}
+
 int agent_serve_look(struct agent_serve *a)
 {
-    int64_t begin_ns = clock_monotonic_ns(), pause_ns, now_ns;
+    int64_t begin_ns = used_ns(), pause_ns;
     int lo = agent_net_lo_up(&a->net), r = agent_net_list(&a->net);
     bool failed = lo < 0 || r < 0;
 
@@ -102,12 +113,11 @@ int agent_serve_look(struct agent_serve *a)
             return r;
         a->reasons[index] = m.result;
     }
-    now_ns = clock_monotonic_ns();
     pause_ns = failed ? RETRY_MS * NS_PER_MS : COALESCE_MS * NS_PER_MS;
-    if (pause_ns < 10 * (now_ns - begin_ns))
-        pause_ns = 10 * (now_ns - begin_ns);
+    if (pause_ns < 10 * (used_ns() - begin_ns))
+        pause_ns = 10 * (used_ns() - begin_ns);
     a->look = failed;
-    a->look_ns = now_ns + pause_ns;
+    a->look_ns = clock_monotonic_ns() + pause_ns;
     return 0;
 }
 

@@ -143,7 +143,7 @@ int main(void)
 
     arm(&r);
     for (int burst = 0; burst < N_BURSTS; burst++) { /* each more than there are buffers */
-        int64_t deadline = now_ms() + WAIT_MS / 2;
+        int64_t deadline = now_ms() + WAIT_MS;
 
         for (int i = 0; i < BURST; i++)
             datagram_send(fd, number++);

@@ -257,6 +257,8 @@ struct world {
     int tap;
     struct nft *nft;
     bool has_v6;
+    uint32_t isns[FLOWS_MAX]; /* of the last SYNs that syn_wait() has seen */
+    uint32_t n_isns;
     uint32_t n_timed;
     int64_t repair_ns[FLOWS_MAX], add_ns[FLOWS_MAX], remove_ns[FLOWS_MAX];
 };
@@ -411,7 +413,7 @@ static void syn_parse(struct syn *ret, const struct packet *p)
     }
 }
 
-static void syn_wait(struct world *w, struct syn *ret)
+static void syn_next(struct world *w, struct syn *ret)
 {
     uint8_t frame[2048];
     struct packet p;
@@ -419,6 +421,20 @@ static void syn_wait(struct world *w, struct syn *ret)
     CHECK(tcp_next(w, WAIT_MS, frame, &p), "no SYN on the TAP");
     CHECK(p.tcp_flags == PACKET_TCP_SYN, "TCP with flags %#x on the TAP instead of a SYN", p.tcp_flags);
     syn_parse(ret, &p);
+}
+
+/* One of a connection that is new: on a busy machine the kernel repeats those that are answered late. */
+static void syn_wait(struct world *w, struct syn *ret)
+{
+    bool is_old;
+
+    do {
+        syn_next(w, ret);
+        is_old = false;
+        for (uint32_t i = 0; i < w->n_isns && i < FLOWS_MAX; i++)
+            is_old |= w->isns[i] == ret->isn;
+    } while (is_old);
+    w->isns[w->n_isns++ % FLOWS_MAX] = ret->isn;
 }
 
 static void synack_write(struct world *w, const struct syn *syn, uint32_t isn)
@@ -907,6 +923,8 @@ static void window_opens(void)
 {
     static uint8_t zeros[64 * KIB], buffer[64 * KIB];
     size_t sent = 0, received = 0;
+    int64_t end_ns;
+    int queued = 0;
     struct world w;
     struct flow f;
     double up, down;
@@ -920,26 +938,25 @@ static void window_opens(void)
            repair_wscale());
 
     flow_open(&w, &f, server4, 443);
-    for (int64_t until = clock_monotonic_ns() + 300 * NS_PER_MS; clock_monotonic_ns() < until;) {
-        /* A round: fill what there is room for, then take half of it; so the kernel sees a reader that reads.
-         */
-        for (ssize_t n; (n = send(f.client.fd, zeros, sizeof(zeros), 0)) > 0;)
-            sent += (size_t)n;
-        for (ssize_t n; (n = recv(f.own_fd, buffer, sizeof(buffer), 0)) > 0;)
-            received += (size_t)n;
-    }
-    for (int i = 0; i < 50; i++) {
-        for (ssize_t n; (n = send(f.client.fd, zeros, sizeof(zeros), 0)) > 0;)
-            sent += (size_t)n;
-        poll(NULL, 0, 1);
-    }
-    {
-        int queued = 0;
-
+    end_ns = clock_monotonic_ns() + WAIT_MS * NS_PER_MS;
+    do { /* once, unless the machine is busy */
+        CHECK(clock_monotonic_ns() < end_ns, "the receive window does not open: %d bytes", queued);
+        for (int64_t until = clock_monotonic_ns() + 300 * NS_PER_MS; clock_monotonic_ns() < until;) {
+            /* A round: fill what there is room for, then take half of it; so the kernel sees a reader that
+             * reads. */
+            for (ssize_t n; (n = send(f.client.fd, zeros, sizeof(zeros), 0)) > 0;)
+                sent += (size_t)n;
+            for (ssize_t n; (n = recv(f.own_fd, buffer, sizeof(buffer), 0)) > 0;)
+                received += (size_t)n;
+        }
+        for (int i = 0; i < 50; i++) {
+            for (ssize_t n; (n = send(f.client.fd, zeros, sizeof(zeros), 0)) > 0;)
+                sent += (size_t)n;
+            poll(NULL, 0, 1);
+        }
         MUST(ioctl(f.own_fd, FIONREAD, &queued));
-        printf("a reader that sleeps has %d KiB waiting\n", queued >> 10);
-        CHECK((size_t)queued > 256 * KIB, "the receive window does not open: %d bytes", queued);
-    }
+    } while ((size_t)queued <= 256 * KIB);
+    printf("a reader that sleeps has %d KiB waiting\n", queued >> 10);
     CHECK(sent > received, "nothing is queued");
     close(f.client.fd);
     close(f.own_fd);
@@ -1049,7 +1066,7 @@ static void lost_synack(void)
     flow_begin(&f, server4, 443);
     syn_wait(&w, &f.syn);
     flow_divert(&w, &f);
-    syn_wait(&w, &again);
+    syn_next(&w, &again);
     CHECK(again.isn == f.syn.isn, "a new SYN, not the old one again");
     flow_answer(&w, &f);
     flow_exchange(&f, MIB, true);
@@ -1299,8 +1316,10 @@ static void nested_late(void)
     world_new(&w, MARK, MARK_MASK);
     bridge_make(&w);
     container_flow(&w, &f, 0, server4, 443);
-    CHECK(tcp_next(&w, WAIT_MS, frame, &p) && p.tcp_flags == PACKET_TCP_ACK,
-          "a container's ACK does not come to the TAP");
+    do
+        CHECK(tcp_next(&w, WAIT_MS, frame, &p), "a container's ACK does not come to the TAP");
+    while (p.tcp_flags == PACKET_TCP_SYN); /* once more, on a busy machine */
+    CHECK(p.tcp_flags == PACKET_TCP_ACK, "TCP with flags %#x on the TAP instead of an ACK", p.tcp_flags);
     ZERO(nft_nested(w.nft, true));
     flow_exchange(&f, 4 * MIB, false);
     printf("one flow of a container: %.1f Gbit/s\n", bulk(f.client.fd, f.own_fd, 256 * MIB));

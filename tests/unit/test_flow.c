@@ -104,6 +104,14 @@ static void reset(int fd)
     close(fd);
 }
 
+/* @fd has heard of the other end's reset(). */
+static void wait_reset(int fd)
+{
+    struct pollfd p = {.fd = fd}; /* POLLERR and POLLHUP */
+
+    assert_int_equal(poll(&p, 1, WAIT_S * 1000), 1);
+}
+
 static void send_text(int fd, const char *text)
 {
     assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
@@ -241,28 +249,6 @@ static void stream_join(struct stream *s)
     assert_int_equal(pthread_join(s->thread, NULL), 0);
     assert_int_equal(s->done, s->total);
     assert_false(s->failed);
-}
-
-/* Sends until nothing has been taken for a while: everything on the way is full. Returns how much went. */
-static uint64_t send_until_full(int fd, uint32_t seed, uint64_t total)
-{
-    static uint8_t piece[16 << 10];
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
-    uint64_t done = 0;
-
-    not_blocking(fd, true);
-    while (done < total && poll(&p, 1, 200) == 1) {
-        uint64_t size = total - done < sizeof(piece) ? total - done : sizeof(piece);
-        ssize_t n;
-
-        for (uint64_t i = 0; i < size; i++)
-            piece[i] = byte_at(seed, done + i);
-        n = send(fd, piece, size, MSG_NOSIGNAL);
-        assert_true(n > 0 || errno == EAGAIN);
-        done += n > 0 ? (uint64_t)n : 0;
-    }
-    not_blocking(fd, false);
-    return done;
 }
 
 /* ---- a worker ---- */
@@ -430,6 +416,55 @@ static void worker_wake(struct worker *w)
     static const uint64_t one = 1;
 
     assert_int_equal(write(w->wake_fd, &one, sizeof(one)), sizeof(one));
+}
+
+/* The worker has seen everything that was there before. */
+static void worker_turns(struct worker *w)
+{
+    for (int i = 0; i < 2; i++) { /* the first one may have begun already */
+        uint32_t before, now;
+
+        pthread_mutex_lock(&w->lock);
+        before = now = w->n_turns;
+        pthread_mutex_unlock(&w->lock);
+        worker_wake(w);
+        for (int ms = 0; now == before; ms++) {
+            assert_true(ms < WAIT_S * 1000);
+            poll(NULL, 0, 1);
+            pthread_mutex_lock(&w->lock);
+            now = w->n_turns;
+            pthread_mutex_unlock(&w->lock);
+        }
+    }
+}
+
+/* Sends until nothing has been taken for a while in which @w (NULL: the test) had its turn: everything on the
+ * way is full. Returns how much went. */
+static uint64_t send_until_full(struct worker *w, int fd, uint32_t seed, uint64_t total)
+{
+    static uint8_t piece[16 << 10];
+    struct pollfd p = {.fd = fd, .events = POLLOUT};
+    uint64_t done = 0;
+
+    not_blocking(fd, true);
+    while (done < total) {
+        uint64_t size = total - done < sizeof(piece) ? total - done : sizeof(piece);
+        ssize_t n;
+
+        if (poll(&p, 1, 200) != 1) {
+            if (w)
+                worker_turns(w);
+            if (poll(&p, 1, 200) != 1)
+                break;
+        }
+        for (uint64_t i = 0; i < size; i++)
+            piece[i] = byte_at(seed, done + i);
+        n = send(fd, piece, size, MSG_NOSIGNAL);
+        assert_true(n > 0 || errno == EAGAIN);
+        done += n > 0 ? (uint64_t)n : 0;
+    }
+    not_blocking(fd, false);
+    return done;
 }
 
 static void worker_stop(struct worker *w)
@@ -676,7 +711,7 @@ static void test_a_reset_with_bytes_in_the_pipe_is_passed_on(void **state)
     for (int i = 0; i < 4; i++) {
         struct flow_under_test t = join(*state, SOCKET_BUFFER);
         int sends = i & 1 ? t.client : t.server, silent = i & 1 ? t.server : t.client;
-        uint64_t sent = send_until_full(sends, 5, BULK);
+        uint64_t sent = send_until_full(*state, sends, 5, BULK);
         int resets = i & 2 ? sends : silent, hears = i & 2 ? silent : sends;
 
         assert_true(sent < BULK);
@@ -743,7 +778,7 @@ static void test_freeing_resets_what_is_left(void **state)
     struct worker *w = *state;
     struct flow_under_test idle = join(w, 0), full = join(w, SOCKET_BUFFER);
 
-    assert_true(send_until_full(full.client, 7, BULK) < BULK);
+    assert_true(send_until_full(w, full.client, 7, BULK) < BULK);
     worker_stop(w);
     w->flows = flows_free(w->flows);
     expect_reset(idle.client);
@@ -768,7 +803,7 @@ static void test_a_slow_reader_bounds_what_is_held_and_gets_all(void **state)
         uint32_t n_turns;
 
         r.fd = i ? t.server : t.client;
-        s.done = send_until_full(s.fd, s.seed, s.total);
+        s.done = send_until_full(w, s.fd, s.seed, s.total);
         /* Four sockets' buffers, of which the kernel makes twice what was asked, and one pipe. */
         assert_true(s.done < 4 * 2 * SOCKET_BUFFER + 2 * PIPE_SIZE);
         pthread_mutex_lock(&w->lock);
@@ -825,7 +860,7 @@ static void test_a_refused_connection_gives_the_host_socket_back(void **state)
     tcp_pair(&client, &host_fd, 0);
     send_text(client, "said too early");
     guest_fd = connect_start(&address);
-    r = start(*state, host_fd, guest_fd, 1000);
+    r = start(*state, host_fd, guest_fd, WAIT_S * 1000);
     expect_over(r, FLOW_REFUSED);
     assert_int_equal(r->error, ECONNREFUSED);
     expect_returned(*state, r, host_fd, client);
@@ -838,6 +873,7 @@ static int listener_full(struct sockaddr_in *ret, int *ret_filler)
 
     *ret_filler = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(connect(*ret_filler, (struct sockaddr *)ret, sizeof(*ret)), 0);
+    assert_true(is_readable(fd, WAIT_S * 1000));
     return fd;
 }
 
@@ -1042,7 +1078,7 @@ static void test_one_pipe_is_enough_for_many_flows(void **state)
             expect_text(t[i].server, "a question");
     }
     /* One reader sits on the pipe: the others wait, ... */
-    sent = send_until_full(t[0].client, 9, BULK);
+    sent = send_until_full(*state, t[0].client, 9, BULK);
     assert_true(sent < BULK);
     for (int i = 1; i < N; i++)
         send_text(t[i].client, "a question");
@@ -1058,7 +1094,7 @@ static void test_one_pipe_is_enough_for_many_flows(void **state)
     for (int i = 1; i < N; i++)
         expect_text(t[i].server, "a question");
     /* Or until there are descriptors again, without anybody saying so. */
-    assert_true(send_until_full(t[0].client, 9, BULK) < BULK);
+    assert_true(send_until_full(*state, t[0].client, 9, BULK) < BULK);
     for (int i = 1; i < N; i++)
         send_text(t[i].client, "a question");
     assert_false(is_readable(t[1].server, 150));
@@ -1080,7 +1116,7 @@ static void test_a_waiting_flow_may_end(void **state)
     struct flow_under_test full = join(*state, SOCKET_BUFFER), waits = join(*state, 0);
 
     descriptors_are_out();
-    assert_true(send_until_full(full.client, 9, BULK) < BULK);
+    assert_true(send_until_full(*state, full.client, 9, BULK) < BULK);
     send_text(waits.client, "a question");
     assert_false(is_readable(waits.server, 100));
     reset(waits.server);
@@ -1121,7 +1157,7 @@ static void test_a_bulk_flow_does_not_starve_another(void **state)
     struct flow_under_test bulk = join(*state, 0), small = join(*state, 0);
     struct stream s = {.fd = bulk.client, .seed = 10, .total = UINT64_C(8) * BULK, .ends = true}, r = s;
     int64_t longest_ns = 0, total_ns = 0;
-    uint32_t n = 0;
+    uint32_t n = 0, n_late = 0;
 
     r.fd = bulk.server;
     stream_start(&s, stream_send);
@@ -1132,11 +1168,12 @@ static void test_a_bulk_flow_does_not_starve_another(void **state)
         expect_echo(&small);
         now_ns = clock_monotonic_ns() - now_ns;
         longest_ns = now_ns > longest_ns ? now_ns : longest_ns;
+        n_late += now_ns > NS_PER_S / 10;
         total_ns = clock_monotonic_ns() - start_ns;
     }
     print_message("%u echoes beside the bulk flow: %.0f us each, longest %.0f us\n", n,
                   (double)total_ns / 1e3 / n, (double)longest_ns / 1e3);
-    assert_true(longest_ns < NS_PER_S);
+    assert_true(n >= 10 && n_late <= n / 10); /* a busy machine makes one late, starving all of them */
     stream_join(&s);
     stream_join(&r);
     close_in_order(&small);
@@ -1167,7 +1204,7 @@ static void test_a_turn_moves_no_more_than_its_share(void **state)
 
     tcp_pair(&client, &host_fd, 0);
     tcp_pair(&server, &guest_fd, 0);
-    waiting = send_until_full(client, 11, BULK);
+    waiting = send_until_full(NULL, client, 11, BULK);
     r = record_new(w, host_fd, guest_fd, 0);
     role_enter(&role_fwd);
     assert_int_equal(flow_start(w->flows, host_fd, guest_fd, 0, r), 0);
@@ -1207,6 +1244,8 @@ static void test_an_event_of_a_dead_flow_does_no_harm(void **state)
     assert_int_equal(turn(w, 0), -1);
     reset(end[0]);
     reset(end[1]);
+    wait_reset(fd[0]);
+    wait_reset(fd[1]);
     n = epoll_wait(w->epoll_fd, events, ARRAY_SIZE(events), 1000);
     assert_int_equal(n, 2);
     flows_event(w->flows, events[0].data.u64, events[0].events);
@@ -1220,6 +1259,7 @@ static void test_an_event_of_a_dead_flow_does_no_harm(void **state)
     assert_false(second->over);
     assert_int_equal(flows_count(w->flows), 1);
     reset(end[2]);
+    wait_reset(fd[2]);
     assert_int_equal(turn(w, 1000), -1);
     assert_true(second->over);
     assert_int_equal(second->end, FLOW_RESET);
@@ -1241,6 +1281,7 @@ static void test_what_came_before_a_reset_is_passed_on(void **state)
     assert_int_equal(flow_start(w->flows, fd[0], fd[1], 0, r), 0);
     send_text(end[1], "the last words");
     reset(end[1]);
+    wait_reset(fd[1]);
     assert_int_equal(turn(w, 1000), -1);
     role_leave(&role_fwd);
     assert_true(r->over);
@@ -1258,6 +1299,7 @@ static void test_a_pipe_that_comes_back_goes_to_who_waits(void **state)
     struct record *r[2];
     int client[2], server[2], host_fd, guest_fd, timeout;
     uint64_t sent, before;
+    int64_t end_ns;
 
     role_enter(&role_fwd);
     for (int i = 0; i < 2; i++) {
@@ -1269,12 +1311,14 @@ static void test_a_pipe_that_comes_back_goes_to_who_waits(void **state)
     descriptors_are_out();
     for (sent = 0, before = 1; sent != before;) {
         before = sent;
-        sent += send_until_full(client[0], 12, BULK);
+        sent += send_until_full(NULL, client[0], 12, BULK);
         for (int i = 0; i < 8; i++)
             (void)turn(w, 0);
     }
     send_text(client[1], "a question");
-    timeout = turn(w, 1000);
+    end_ns = clock_monotonic_ns() + WAIT_S * NS_PER_S;
+    while ((timeout = turn(w, 1000)) == 0) /* it is just the time to try again */
+        assert_true(clock_monotonic_ns() < end_ns);
     assert_in_range(timeout, 1, FLOW_PIPE_RETRY_MS);
     assert_int_equal(r[1]->to_guest, 0);
     for (uint64_t done = 0; done < sent;) {

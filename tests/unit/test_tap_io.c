@@ -196,6 +196,8 @@ static void edges(unsigned way)
                 assert_true(n >= 0);
                 is_ready = n > 0 && !drained;
                 take_frames(ids, n);
+                if (n > 0)
+                    end_ns = clock_monotonic_ns() + DEADLINE_S * NS_PER_S;
                 taken += n;
                 atomic_store_explicit(&t.progress, t.n_read, memory_order_relaxed); /* see there */
             }

@@ -308,6 +308,11 @@ static bool hears_nothing(int fd)
     return recv(fd, &(char){0}, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN;
 }
 
+static bool hears(int fd) /* SO_RCVTIMEO is its patience */
+{
+    return recv(fd, &(char){0}, 1, 0) >= 0;
+}
+
 static uint32_t n_descriptors(void)
 {
     DIR *dir = opendir("/proc/self/fd");
@@ -449,11 +454,11 @@ static void test_a_wrong_checksum_is_dropped(void **state)
         /* Where it was made here, nobody looks. */
         assert_true(take_frame_checked(got.data[0], got.size[0], true));
         assert_int_equal(counter_read(COUNTER_udp_drop_checksum), n_before + 1);
-        assert_false(hears_nothing(fd));
+        assert_true(hears(fd));
         memset(got.data[0] + at, 0, 2); /* none: fine with IPv4 only */
         assert_true(take_frame(got.data[0], got.size[0]));
         assert_int_equal(counter_read(COUNTER_udp_drop_checksum), n_before + (v6 ? 2 : 1));
-        assert_int_equal(hears_nothing(fd), v6);
+        assert_true(v6 ? hears_nothing(fd) : hears(fd));
         forget_frames();
         close(fd);
     }

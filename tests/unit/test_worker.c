@@ -105,6 +105,16 @@ static void *talk(void *arg)
     return NULL;
 }
 
+static int list(uint64_t from, struct flow_info *rows, uint32_t max, uint64_t *ret_next) RUNS_ON(role_api)
+{
+    int n;
+
+    do
+        n = workers_list_flows(workers, from, rows, max, ret_next);
+    while (n == -ETIMEDOUT); /* a worker that gets no processor; alarm(2) or meson's patience ends it */
+    return n;
+}
+
 /* Every flow once, with what it has moved so far in @ret_bytes. Returns how many there are. */
 static unsigned look(uint32_t max, uint64_t *ret_bytes) TSA(no_thread_safety_analysis) /* we are the api */
 {
@@ -116,7 +126,7 @@ static unsigned look(uint32_t max, uint64_t *ret_bytes) TSA(no_thread_safety_ana
     memset(seen, 0, sizeof(seen));
     *ret_bytes = 0;
     do {
-        int n_page = workers_list_flows(workers, next, rows, max, &next);
+        int n_page = list(next, rows, max, &next);
 
         assert_in_range(n_page, 0, max);
         for (int i = 0; i < n_page; i++) {
@@ -220,7 +230,7 @@ static void test_positions_that_do_not_exist_are_the_end(void **state)
     (void)state;
     role_enter(&role_api);
     for (unsigned i = 0; i < ARRAY_SIZE(odd); i++) {
-        assert_int_equal(workers_list_flows(workers, odd[i], rows, FLOW_ROWS_MAX, &next), 0);
+        assert_int_equal(list(odd[i], rows, FLOW_ROWS_MAX, &next), 0);
         assert_int_equal(next, 0);
     }
     role_leave(&role_api);
@@ -233,7 +243,8 @@ static void test_threads_are_shown_with_what_they_did(void **state)
     uint64_t bytes;
 
     (void)state;
-    (void)look(FLOW_ROWS_MAX, &bytes);
+    for (int i = 0; i < 2; i++) /* the answer may be given in the first turn, which counts when it is over */
+        (void)look(FLOW_ROWS_MAX, &bytes);
     n = threads_info(rows);
     for (unsigned i = 0; i < n; i++) {
         if (strcmp(rows[i].name, "fwd-0") == 0 && rows[i].turns > 0)
