@@ -10,6 +10,10 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#ifndef SCM_PIDFD
+#define SCM_PIDFD 4 /* Linux 6.5, SO_PASSPIDFD */
+#endif
+
 union control {
     char buffer[CMSG_SPACE(FD_PASSING_MAX * sizeof(int))];
     struct cmsghdr align;
@@ -49,6 +53,14 @@ static void take(struct fd_passing *ret, const struct cmsghdr *cmsg)
     ret->n_fds += n;
 }
 
+static void drop(const struct cmsghdr *cmsg)
+{
+    struct fd_passing unwanted = {.n_fds = 0};
+
+    take(&unwanted, cmsg);
+    fd_passing_close(&unwanted);
+}
+
 ssize_t fd_passing_receive(int sock, void *data, size_t size, uint32_t fds_max, struct fd_passing *ret,
                            int flags)
 {
@@ -68,8 +80,13 @@ ssize_t fd_passing_receive(int sock, void *data, size_t size, uint32_t fds_max, 
         return -errno;
     ret->cut = (msg.msg_flags & MSG_CTRUNC) != 0;
     for (struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg); cmsg; cmsg = CMSG_NXTHDR(&msg, cmsg)) {
-        if (cmsg->cmsg_level == SOL_SOCKET && cmsg->cmsg_type == SCM_RIGHTS)
+        if (cmsg->cmsg_level != SOL_SOCKET)
+            continue;
+        if (cmsg->cmsg_type == SCM_RIGHTS)
             take(ret, cmsg);
+        else if (cmsg->cmsg_type ==
+                 SCM_PIDFD) /* nobody here asks for them, but whoever made @sock may have */
+            drop(cmsg);
     }
     if (msg.msg_flags & MSG_TRUNC) {
         fd_passing_close(ret);

@@ -68,8 +68,12 @@ static int receive_report(int sock, struct report *report, int *ret_fd)
 
     if (n < 0)
         return (int)n;
+    if (n != sizeof(*report) || with.cut) {
+        fd_passing_close(&with);
+        return with.cut ? -EMFILE : -EPIPE;
+    }
     *ret_fd = with.n_fds == 1 ? with.fds[0] : -1;
-    return n == sizeof(*report) ? 0 : -EPIPE;
+    return 0;
 }
 
 static int namespaces_open(struct guest_opening *g, const struct options *o)

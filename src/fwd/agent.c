@@ -154,7 +154,7 @@ int agent_restart(struct agent *a, const char **ret_why)
         a->stocks[i].asked = 0;
         a->stocks[i].hold_ns = 0;
     }
-    a->look_ns = 0;
+    a->look_ns = a->awaited_ns = 0;
     a->n_diverts = 0;
     a->looks = a->deaf = false;
     a->nested = false; /* the former one may not have heard of it */
@@ -394,6 +394,15 @@ enum agent_reason agent_family_state(const struct agent *a, int family)
     return a->gone || index < 0 ? AGENT_NO_AGENT : a->stocks[index].reason;
 }
 
+bool agent_is_awaited(struct agent *a)
+{
+    int64_t now_ns = clock_monotonic_ns();
+
+    if (a->awaited_ns == 0)
+        a->awaited_ns = now_ns;
+    return now_ns - a->awaited_ns < AGENT_AWAITED_MS * NS_PER_MS;
+}
+
 bool agent_is_gone(const struct agent *a)
 {
     return a->gone;
@@ -589,6 +598,8 @@ int agent_wait(struct agent *a, struct failure *why) TSA(no_thread_safety_analys
 {
     int r = wait_started(a, why);
 
+    if (r == -ETIMEDOUT) /* it has had its time */
+        agent_child_kill(&a->child);
     if (r < 0) {
         (void)agent_set_gone(a, true);
         a->over = true;

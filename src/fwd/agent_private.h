@@ -56,6 +56,7 @@ struct agent {
     bool deaf OWNED_BY(role_fwd);          /* the last message did not fit, and nothing has come since */
     int64_t heard_ns OWNED_BY(role_fwd);   /* while it owes an answer: the last message, or since when */
     int64_t look_ns OWNED_BY(role_fwd);    /* no MESSAGE_LOOK before */
+    int64_t awaited_ns OWNED_BY(role_fwd); /* since when somebody waits for its first look; 0: nobody has */
     struct stock stocks[AGENT_FAMILIES] OWNED_BY(role_fwd);
     uint32_t stock_max; /* fixed: per family */
     struct agent_address local[AGENT_ADDRESSES_MAX] OWNED_BY(role_fwd);

@@ -93,16 +93,16 @@ static int64_t used_ns(void)
 int agent_serve_look(struct agent_serve *a)
 {
     int64_t begin_ns = used_ns(), pause_ns;
-    int lo = agent_net_lo_up(&a->net), r = agent_net_list(&a->net);
-    bool failed = lo < 0 || r < 0;
+    int lo = agent_net_lo_up(&a->net), listed = agent_net_list(&a->net), r;
+    bool failed = lo < 0 || listed < 0;
 
-    if (r > 0 || (r == 0 && !a->listed)) {
+    if (listed > 0 || (listed == 0 && !a->listed)) {
         r = send_addresses(a);
         if (r < 0)
             return r;
         a->listed = true;
     }
-    for (int index = 0; index < AGENT_FAMILIES && lo >= 0; index++) {
+    for (int index = 0; index < AGENT_FAMILIES && lo >= 0 && a->listed; index++) {
         struct agent_message m = {.type = MESSAGE_STATE, .family = family_of(index)};
 
         m.result = (int32_t)(lo ? agent_net_prepare(&a->net, index) : AGENT_LO_DOWN);
@@ -113,7 +113,8 @@ int agent_serve_look(struct agent_serve *a)
             return r;
         a->reasons[index] = m.result;
     }
-    pause_ns = failed ? RETRY_MS * NS_PER_MS : COALESCE_MS * NS_PER_MS;
+    /* -EINTR: the addresses have changed while they were listed. */
+    pause_ns = failed && listed != -EINTR ? RETRY_MS * NS_PER_MS : COALESCE_MS * NS_PER_MS;
     if (pause_ns < 10 * (used_ns() - begin_ns))
         pause_ns = 10 * (used_ns() - begin_ns);
     a->look = failed;

@@ -167,16 +167,22 @@ static bool ask_again(struct divert *d, struct agent *agent) RUNS_ON(role_fwd)
     return true;
 }
 
-/* False: some wait still. */
-static bool ask_waiting(struct divert *d) RUNS_ON(role_fwd)
+/* @can_hear: the agent, as far as is known. False: some wait still. */
+static bool ask_waiting(struct divert *d, bool can_hear) RUNS_ON(role_fwd)
 {
-    int64_t now_ns = clock_monotonic_ns();
+    bool all = true;
 
-    for (int i = 0; i < ASKS_PER_TURN && !link_is_alone(&d->unasked); i++) {
-        if (!entry_ask_first(d, now_ns))
-            break;
+    for (int index = 0; index < AGENT_FAMILIES; index++) {
+        const struct link *unasked = &d->unasked[index];
+        int64_t now_ns = link_is_alone(unasked) ? 0 : clock_monotonic_ns();
+
+        for (int i = 0; i < ASKS_PER_TURN && !link_is_alone(unasked); i++) {
+            if (!entry_ask_first(d, index, can_hear, now_ns))
+                break;
+        }
+        all = all && link_is_alone(unasked);
     }
-    return link_is_alone(&d->unasked);
+    return all;
 }
 
 /* For how many ms the worker may sleep. */
@@ -192,8 +198,7 @@ static int follow_agent(struct divert *d) RUNS_ON(role_fwd)
         agent_gone(d);
     else if (agent_generation(agent) != d->agent)
         heard = ask_again(d, agent);
-    if (heard && !link_is_alone(&d->unasked))
-        heard = ask_waiting(d);
+    heard = ask_waiting(d, heard) && heard;
     silent_ns = agent_silent_ns(agent);
     if (silent_ns < AGENT_SILENT_MS * NS_PER_MS) {
         d->doubt_ns = 0;
@@ -353,7 +358,8 @@ int divert_new(struct divert **ret, const struct divert_config *config, struct f
     }
     pthread_mutex_init(&d->lock, NULL);
     link_init(&d->connecting);
-    link_init(&d->unasked);
+    for (int i = 0; i < AGENT_FAMILIES; i++)
+        link_init(&d->unasked[i]);
     d->connecting_max = half_open_connecting_max();
     d->building_max = half_open_building_max();
     (void)repair_wscale(); /* remembered before the sandbox hides /proc */

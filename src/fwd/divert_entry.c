@@ -355,16 +355,19 @@ static bool ask(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     return true;
 }
 
-bool entry_ask_first(struct divert *d, int64_t now_ns)
+bool entry_ask_first(struct divert *d, int index, bool can_hear, int64_t now_ns)
 {
-    struct entry *e = container_of(d->unasked.next, struct entry, waiting);
+    struct agent *agent = workers_agent(d->config.workers);
+    struct entry *e = container_of(d->unasked[index].next, struct entry, waiting);
     enum agent_reason reason = reach(d, e);
-    bool late = now_ns - e->since_ns >= UNASKED_MS * NS_PER_MS;
+    int64_t waited_ns = now_ns - max_i64(e->since_ns, d->held_ns[index]);
 
-    if (reason == AGENT_READY && !late)
-        return !agent_is_deaf(workers_agent(d->config.workers)) && ask(d, e);
-    if (reason == AGENT_NOT_YET && !late)
+    if (reason == AGENT_READY && waited_ns < UNASKED_MS * NS_PER_MS)
+        return can_hear && !agent_is_deaf(agent) && ask(d, e);
+    if (reason == AGENT_NOT_YET && agent_is_awaited(agent)) {
+        d->held_ns[index] = now_ns;
         return false;
+    }
     give_to_slirp(d, e,
                   reason == AGENT_READY ? COUNTER_divert_fallback_agent_busy : unreachable_reason(reason));
     return true;
@@ -373,6 +376,7 @@ bool entry_ask_first(struct divert *d, int64_t now_ns)
 static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
 {
     struct agent *agent = workers_agent(d->config.workers);
+    struct link *unasked = &d->unasked[family_index(e->source.sa.sa_family)];
     struct packet p;
     int r, fd = -1;
 
@@ -394,9 +398,9 @@ static void build(struct divert *d, struct entry *e) RUNS_ON(role_fwd)
     d->n_building++;
     if (r != -EAGAIN)
         give_to_slirp(d, e, build_reason(r));
-    else if (!link_is_alone(&d->unasked) || reach(d, e) != AGENT_READY || !ask(d, e)) { /* in their order */
+    else if (!link_is_alone(unasked) || reach(d, e) != AGENT_READY || !ask(d, e)) { /* in their order */
         e->since_ns = clock_monotonic_ns();
-        link_insert_before(&d->unasked, &e->waiting);
+        link_insert_before(unasked, &e->waiting);
     }
 }
 
@@ -531,7 +535,9 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
 {
     struct entry *e = entry_new(d, s, p);
     enum destination_state state = DESTINATION_CONNECTING;
+    struct agent *agent = workers_agent(d->config.workers);
     enum agent_reason reason;
+    uint32_t n_building;
     int r;
 
     if (!e) {
@@ -540,13 +546,15 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
         return;
     }
     reason = reach(d, e);
-    if (reason != AGENT_READY && reason != AGENT_NOT_YET) { /* not yet: the host's side takes its time, too */
-        agent_look(workers_agent(d->config.workers));
+    /* Not yet: the host's side takes its time, too. */
+    if (reason != AGENT_READY && (reason != AGENT_NOT_YET || !agent_is_awaited(agent))) {
+        agent_look(agent);
         give_to_slirp(d, e, unreachable_reason(reason));
         return;
     }
     e->state = STATE_CONNECTING;
-    if (d->n_building >= d->building_max) { /* as at a full backlog: the guest's SYN comes again */
+    n_building = d->n_building + (reason == AGENT_NOT_YET ? d->n_connecting : 0); /* they will be, soon */
+    if (n_building >= d->building_max) { /* as at a full backlog: the guest's SYN comes again */
         counter_add_shared(COUNTER_divert_half_open_evicted, 1);
         entry_free(d, e);
         return;
@@ -584,7 +592,11 @@ void entry_handle_syn(struct divert *d, const struct syn *s)
                               counts */
         e->syn = *s;
         return;
-    case STATE_BUILDING:
+    case STATE_BUILDING: /* ditto, while nobody has been asked */
+        if (!link_is_alone(&e->waiting)) {
+            e->syn = *s;
+            handshake_read_syn(&e->spec, &p);
+        }
         return;
     case STATE_OPEN:
         if (handshake_sequence(&p) == e->spec.peer_isn) /* our SYN-ACK was lost */

@@ -10,6 +10,7 @@
 
 #include "base/counters.h"
 #include "base/role.h"
+#include "fwd/agent_protocol.h"
 #include "fwd/divert.h"
 #include "fwd/divert_keys.h"
 #include "fwd/handshake.h"
@@ -74,7 +75,10 @@ struct divert {
     uint32_t n_building OWNED_BY(role_fwd);    /* entries in BUILDING */
     uint32_t n_flows OWNED_BY(role_fwd);       /* entries in OPEN */
     struct link connecting OWNED_BY(role_fwd); /* entries, by age */
-    struct link unasked OWNED_BY(role_fwd); /* entries in BUILDING that the agent has not heard of, by age */
+    /* Entries in BUILDING that the agent has not heard of, by family_index() and age. */
+    struct link unasked[AGENT_FAMILIES] OWNED_BY(role_fwd);
+    int64_t
+        held_ns[AGENT_FAMILIES] OWNED_BY(role_fwd); /* when it was seen last that it has not looked around */
     uint32_t n_connecting OWNED_BY(role_fwd);
     uint32_t connecting_max, building_max; /* fixed: half_open.h */
     uint32_t generation OWNED_BY(role_fwd);
@@ -114,10 +118,11 @@ struct entry *entry_by_id(struct divert *d, uint64_t id) RUNS_ON(role_fwd);
 void entry_decided(struct divert *d, struct entry *e) RUNS_ON(role_fwd);
 /* BUILDING: the agent's answer (agent_on_diverted()). If @result is 0 this takes @fd. Not freed. */
 void entry_answered(struct divert *d, struct entry *e, int result, int fd) RUNS_ON(role_fwd);
-/* The first one in divert.unasked, which must not be empty: asks the agent for it, or has libslirp do it when
- * it has waited for too long. False: the agent is too busy, or has ended; call again when it has said
- * something, or after a while. Not freed. */
-bool entry_ask_first(struct divert *d, int64_t now_ns) RUNS_ON(role_fwd);
+/* The first one in divert.unasked[@index], which must not be empty: asks the agent for it, or has libslirp do
+ * it when it cannot be had or has waited for too long. False: the agent is too busy (@can_hear is false if
+ * that is known), or has not looked around, or has ended; call again when it has said something, or after a
+ * while. Not freed. */
+bool entry_ask_first(struct divert *d, int index, bool can_hear, int64_t now_ns) RUNS_ON(role_fwd);
 /* BUILDING: if the agent that was asked has ended the present one is asked. False: it has not heard it; call
  * again later. Not freed. */
 bool entry_ask_again(struct divert *d, struct entry *e) RUNS_ON(role_fwd);

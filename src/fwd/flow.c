@@ -345,7 +345,7 @@ static void run(struct flows *f, struct direction *d) RUNS_ON(role_fwd)
 
 /* ---- starting ---- */
 
-bool flow_socket_is_connected(int fd)
+static bool is_connected(int fd)
 {
     struct sockaddr_storage peer;
     socklen_t length = sizeof(peer);
@@ -389,6 +389,13 @@ static void flow_open(struct flow *flow)
 {
     link_take_out(&flow->link);
     flow->state = FLOW_STATE_OPEN;
+}
+
+static void flow_connected(struct flows *f, struct flow *flow)
+{
+    if (f->config.on_connected)
+        f->config.on_connected(f->config.arg, flow->user);
+    flow_open(flow);
 }
 
 /* For flow->connect_ms, from @now_ns on. */
@@ -452,8 +459,10 @@ int flow_start(struct flows *f, int host_fd, int guest_fd, uint32_t connect_ms, 
     /* Adding a socket that is ready is an event: nothing is tried here. */
     if (flow->diverted)
         half_open_add(&f->half_opens, &flow->half_open, guest_fd, flow->started_ns);
-    if (flow->diverted || flow_socket_is_connected(guest_fd))
+    if (flow->diverted)
         flow_open(flow);
+    else if (is_connected(guest_fd))
+        flow_connected(f, flow);
     else
         await_connection(f, flow, flow->started_ns);
     return 0;
@@ -479,7 +488,7 @@ static void event_connecting(struct flows *f, struct flow *flow, enum side side,
         flow_end(f, flow, FLOW_RESET, 0);
         return;
     }
-    if (error == 0 && !flow_socket_is_connected(flow->fd[GUEST])) {
+    if (error == 0 && !is_connected(flow->fd[GUEST])) {
         if (!(events & (EPOLLERR | EPOLLHUP)))
             return; /* not yet */
         error = ENOTCONN;
@@ -488,7 +497,7 @@ static void event_connecting(struct flows *f, struct flow *flow, enum side side,
         flow_end(f, flow, FLOW_REFUSED, error);
         return;
     }
-    flow_open(flow);
+    flow_connected(f, flow);
     run(f, &flow->direction[HOST]);
     if (flow->state == FLOW_STATE_OPEN && events & SOURCE_EVENTS)
         run(f, &flow->direction[GUEST]);
@@ -580,6 +589,11 @@ static void run_starved(struct flows *f) RUNS_ON(role_fwd)
     f->starved_retry_ns = now_ns + FLOW_PIPE_RETRY_MS * NS_PER_MS;
 }
 
+static bool is_waited_for(struct flows *f, const struct flow *flow, int64_t now_ns)
+{
+    return f->config.on_late && f->config.on_late(f->config.arg, flow->user, now_ns - flow->started_ns);
+}
+
 static void end_late_connections(struct flows *f)
 {
     int64_t now_ns;
@@ -592,7 +606,8 @@ static void end_late_connections(struct flows *f)
 
         if (flow->deadline_ns > now_ns)
             break;
-        if (f->config.on_late && f->config.on_late(f->config.arg, flow->user, now_ns - flow->started_ns)) {
+        /* It is connected: its event is there, and has not been fetched. */
+        if (is_connected(flow->fd[GUEST]) || is_waited_for(f, flow, now_ns)) {
             link_take_out(&flow->link);
             await_connection(f, flow, now_ns);
         } else {

@@ -57,6 +57,10 @@ struct flows_config {
     /* Bytes that went through since the last call: to the guest, to the host. Called once per batch (from
      * flows_turn() and before on_end), not per byte. */
     void (*on_bytes)(void *arg, void *user, uint64_t to_guest, uint64_t to_host);
+    /* The guest side is connected: told once, maybe from inside flow_start(); not of FLOW_CONNECTED. May be
+     * NULL.
+     */
+    void (*on_connected)(void *arg, void *user);
     /* The guest side has not been connected for @connect_ms, @waited_ns in all. True: it has as much time
      * once more; false: FLOW_REFUSED. May be NULL: false. */
     bool (*on_late)(void *arg, void *user, int64_t waited_ns);
@@ -76,8 +80,6 @@ struct flows *flows_free(struct flows *f);
 /* Any thread: the options that a flow's sockets need: no delay, urgent data inline, keepalive. Connections
  * inherit them from a listener. 0 or a negative errno. */
 int flow_socket_prepare(int fd);
-/* Any thread: is this TCP socket connected, or is it still on its way, or has it failed? */
-bool flow_socket_is_connected(int fd);
 /* Starts a flow of two sockets that have been prepared. @guest_fd may still be connecting (EINPROGRESS):
  * FLOW_REFUSED if that fails, or if it has not succeeded within @connect_ms (0: the kernel's own patience;
  * ETIMEDOUT) and on_late() has no more. Both descriptors are non-blocking and belong to the flow when 0 is

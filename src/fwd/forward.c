@@ -12,11 +12,11 @@
  *
  * The first needs an agent, a guest address that is the guest's own (routed or translated ones would need
  * conntrack's help) and a client address that can be shown; and a guest that answers within CONNECT_MS,
- * because a namespace whose own rules lead the connection astray is not seen otherwise (one that has answered
- * others of late only has too much to do, and is given BUSY_MS). Until the agent has looked around, and while
- * its stock is empty, connections wait, DEFERRED_MS at most. In every other case the connection takes the
- * second path; nothing has been read from it, so nothing is lost. list_hostfwd shows the path of a forward's
- * last connection and the reason, statistics count.
+ * because a namespace whose own rules lead the connection astray is not seen otherwise (or later, if it has
+ * too much to do: answers.h). Until the agent has looked around, and while its stock is empty, connections
+ * wait, WAIT_MS at most. In every other case the connection takes the second path; nothing has been read from
+ * it, so nothing is lost. list_hostfwd shows the path of a forward's last connection and the reason,
+ * statistics count.
  *
  * Control (the api thread) and accepting (fwd-0) meet in the table of listeners, under one lock that is held
  * for a batch of accept4(2) at most; an event for a listener that has gone meanwhile finds another generation
@@ -34,6 +34,8 @@
 #include "base/clock.h"
 #include "base/counters.h"
 #include "base/log.h"
+#include "fwd/agent_protocol.h"
+#include "fwd/answers.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -47,12 +49,12 @@ enum {
     ACCEPT_BATCH = 64,
     PAUSE_MS = 100,
     CONNECT_MS = 1000, /* for the guest's server to accept, over its lo */
-    BUSY_MS = 10000,   /* the same, while another was accepted no longer ago: its backlog is full */
-    DETOUR_MS = 10000, /* how long a forward keeps to libslirp after that has failed */
     SLOT_BITS = 24,
-    DEFERRED_MAX = 4096,    /* as many as a full backlog brings at once */
-    DEFERRED_MS = 2000,     /* how long a connection waits for the agent to look around and make sockets */
-    DEFERRED_LOOK_MS = 200, /* how often it looks, besides when some come */
+    ROOM_MAX = 4096,       /* as many as a full backlog brings at once */
+    WAIT_MS = 2000,        /* how long a connection waits for the agent to look around and make sockets */
+    ROOM_LOOK_MS = 200,    /* how often it looks, besides when some come */
+    SLIRP_BUSY_MS = 5,     /* until the slirp thread may have taken some of those that it was given */
+    CARRIED_PER_TURN = 64, /* of those that have waited */
 };
 
 /* Why a forward's last connection did not take splice's path. */
@@ -65,6 +67,7 @@ enum reason {
     REASON_CONNECT,
     REASON_QUEUE,   /* the workers have too much to do */
     REASON_REFUSED, /* no reason to take another path: the client is told */
+    REASON_GONE,    /* ditto: it has reset the connection */
     REASON_AGENT,   /* this plus an enum agent_reason */
 };
 
@@ -73,7 +76,7 @@ struct tally {
     _Atomic uint32_t n_refs; /* the forward, each of its connections */
     _Atomic uint32_t reason; /* enum reason */
     _Atomic uint64_t n_connections, bytes_to_guest, bytes_to_host;
-    _Atomic int64_t detour_until_ns, answered_ns; /* the latter: when the guest's server has accepted one */
+    struct answers answers;
 };
 
 struct connection {
@@ -91,10 +94,16 @@ struct listener {
     struct tally *tally; /* the forward's reference keeps it */
 };
 
-struct deferred { /* a connection that waits for the agent: is_worth_waiting() */
+struct waiting { /* a connection that waits for the agent: is_worth_waiting() */
     int fd;
     struct listener listener;
     int64_t until_ns;
+};
+
+/* Of one family: the agent has another word for each. */
+struct waiting_room {
+    struct waiting places[ROOM_MAX]; /* a ring */
+    uint32_t first, n;
 };
 
 struct forward {
@@ -113,8 +122,7 @@ struct forwards {
     uint32_t n_table OWNED_BY(role_api);
     uint64_t last_id OWNED_BY(role_api);
 
-    struct deferred deferred[DEFERRED_MAX] OWNED_BY(role_fwd); /* a ring */
-    uint32_t first_deferred OWNED_BY(role_fwd), n_deferred OWNED_BY(role_fwd);
+    struct waiting_room rooms[AGENT_FAMILIES] OWNED_BY(role_fwd); /* by family_index() */
     int64_t resume_ns OWNED_BY(role_fwd); /* when paused listeners are asked again; 0: none are */
 
     pthread_mutex_t lock;
@@ -240,13 +248,17 @@ static void on_flow_bytes(struct flow_user *user, uint64_t to_guest, uint64_t to
     atomic_fetch_add_explicit(&c->tally->bytes_to_host, to_host, memory_order_relaxed);
 }
 
+static void refuse(int fd)
+{
+    counter_add_shared(COUNTER_fwd_refused, 1);
+    close(fd);
+}
+
 /* The path through libslirp, which takes @fd or nobody does. */
 static void carry_by_slirp(struct forwards *f, int fd, const union address *guest)
 {
-    if (f->config.hooks.adopt(f->config.hooks.arg, fd, guest) < 0) {
-        counter_add_shared(COUNTER_fwd_refused, 1);
-        close(fd);
-    }
+    if (f->config.hooks.adopt(f->config.hooks.arg, fd, guest) < 0)
+        refuse(fd);
 }
 
 static void reset(int fd)
@@ -285,14 +297,6 @@ static bool is_own_fault(int error)
     return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS || error == ENOSPC;
 }
 
-/* The guest's server has accepted another connection of this forward, and not long ago. */
-static bool answers_others(const struct tally *t, int64_t now_ns)
-{
-    int64_t answered_ns = atomic_load_explicit(&t->answered_ns, memory_order_relaxed);
-
-    return answered_ns != 0 && now_ns - answered_ns < BUSY_MS * NS_PER_MS;
-}
-
 static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_error, int host_fd)
 {
     struct connection *c = (struct connection *)user;
@@ -305,24 +309,28 @@ static void on_flow_end(struct flow_user *user, enum flow_end end, int connect_e
         set_reason(c->tally, REASON_QUEUE);
         carry_by_slirp(c->forwards, host_fd, &c->guest);
     } else if (end == FLOW_REFUSED) {
-        int64_t now_ns = clock_monotonic_ns();
-
         count_fallback(REASON_CONNECT);
         set_reason(c->tally, REASON_CONNECT);
-        if (!answers_others(c->tally, now_ns))
-            atomic_store_explicit(&c->tally->detour_until_ns, now_ns + DETOUR_MS * NS_PER_MS,
-                                  memory_order_relaxed);
+        answers_note_silence(&c->tally->answers, answers_key(&c->shown, &c->guest), clock_monotonic_ns());
         carry_by_slirp(c->forwards, host_fd, &c->guest);
     }
     tally_unref(c->tally);
     free(c);
 }
 
+static void on_flow_connected(struct flow_user *user)
+{
+    const struct connection *c = (const struct connection *)user;
+
+    answers_note(&c->tally->answers, answers_key(&c->shown, &c->guest), clock_monotonic_ns());
+}
+
 static bool on_flow_late(struct flow_user *user, int64_t waited_ns)
 {
     const struct connection *c = (const struct connection *)user;
 
-    return waited_ns < BUSY_MS * NS_PER_MS && answers_others(c->tally, clock_monotonic_ns());
+    return waited_ns < ANSWERS_BUSY_MS * NS_PER_MS &&
+           answers_is_busy(&c->tally->answers, answers_key(&c->shown, &c->guest), clock_monotonic_ns());
 }
 
 static void describe(const struct flow_user *user, struct flow_info *info)
@@ -337,20 +345,21 @@ static void describe(const struct flow_user *user, struct flow_info *info)
 static const struct flow_owner flow_owner = {
     .on_end = on_flow_end,
     .on_bytes = on_flow_bytes,
+    .on_connected = on_flow_connected,
     .on_late = on_flow_late,
     .tier = "splice-forward",
     .describe = describe,
 };
 
-/* What the guest shall see as the client of @fd. False: that cannot be shown. */
-static bool shown_address(struct forwards *f, int fd, int family, union address *ret)
+/* What the guest shall see as the client of @fd. REASON_NONE, or why there is nothing. */
+static uint32_t shown_address(struct forwards *f, int fd, int family, union address *ret)
 {
     union address client;
     socklen_t size = sizeof(client);
     uint16_t port;
 
     if (getpeername(fd, &client.sa, &size) < 0)
-        return false;
+        return REASON_GONE;
     address_unmap(&client);
     /* A loopback source must never reach the guest (CVE-2021-20199); one of its own link is somebody else
      * there. */
@@ -364,10 +373,10 @@ static bool shown_address(struct forwards *f, int fd, int family, union address 
         else
             ret->in6.sin6_addr = f->config.gateway6;
         address_set_port(ret, port);
-        return true;
+        return REASON_NONE;
     }
     *ret = client;
-    return client.sa.sa_family == family;
+    return client.sa.sa_family == family ? REASON_NONE : REASON_CLIENT_ADDRESS;
 }
 
 /* A socket that is @shown connects to @guest. */
@@ -403,11 +412,12 @@ static uint32_t connect_guest(struct forwards *f, int fd, const struct listener 
         return REASON_ASKED_FOR;
     if (!f->config.splice || !agent)
         return REASON_NO_SPLICE;
-    if (atomic_load_explicit(&l->tally->detour_until_ns, memory_order_relaxed) > clock_monotonic_ns())
-        return REASON_CONNECT;
-    if (!shown_address(f, fd, l->guest.sa.sa_family, &shown))
-        return REASON_CLIENT_ADDRESS;
+    r = shown_address(f, fd, l->guest.sa.sa_family, &shown);
+    if (r != REASON_NONE)
+        return r;
     *ret_shown = shown;
+    if (answers_is_astray(&l->tally->answers, answers_key(&shown, &l->guest), clock_monotonic_ns()))
+        return REASON_CONNECT;
     reason = agent_can_reach(agent, &l->guest);
     if (reason != AGENT_READY)
         return REASON_AGENT + reason;
@@ -420,48 +430,23 @@ static uint32_t connect_guest(struct forwards *f, int fd, const struct listener 
 }
 
 /* It passes: the path that a connection begins with is the one it keeps. */
-static bool is_worth_waiting(uint32_t reason)
+static bool is_worth_waiting(struct forwards *f, uint32_t reason) RUNS_ON(role_fwd)
 {
-    return reason == REASON_NO_SOCKET || reason == REASON_AGENT + AGENT_NOT_YET;
+    return reason == REASON_NO_SOCKET ||
+           (reason == REASON_AGENT + AGENT_NOT_YET && agent_is_awaited(workers_agent(f->config.workers)));
 }
 
-/* Keeps the connection until the agent has said more. False: no room. */
-static bool defer(struct forwards *f, int fd, const struct listener *l, int64_t until_ns) RUNS_ON(role_fwd)
-{
-    if (f->n_deferred == DEFERRED_MAX)
-        return false;
-    tally_ref(l->tally);
-    f->deferred[(f->first_deferred + f->n_deferred++) % DEFERRED_MAX] =
-        (struct deferred){.fd = fd, .listener = *l, .until_ns = until_ns};
-    return true;
-}
-
-/* @until_ns: how long it may wait for a socket; 0: it has not waited yet. */
-static void carry(struct forwards *f, int fd, const struct listener *l, int64_t until_ns) RUNS_ON(role_fwd)
+/* REASON_NONE: it is on its way, and @fd is the worker's. REASON_REFUSED, REASON_GONE: that is its end. Else
+ * why it is to take libslirp's path. */
+static uint32_t carry_by_splice(struct forwards *f, int fd, const struct listener *l) RUNS_ON(role_fwd)
 {
     struct connection *c;
     int guest_fd = -1;
     union address shown = {.sa.sa_family = AF_UNSPEC};
     uint32_t reason = connect_guest(f, fd, l, &guest_fd, &shown);
-    int64_t now_ns = clock_monotonic_ns();
 
-    if (until_ns == 0)
-        until_ns = now_ns + DEFERRED_MS * NS_PER_MS;
-    if (is_worth_waiting(reason) && now_ns < until_ns && defer(f, fd, l, until_ns))
-        return;
-    set_reason(l->tally, reason);
-    if (reason == REASON_REFUSED) {
-        counter_add_shared(COUNTER_splice_refused, 1);
-        reset(fd);
-        return;
-    }
-    if (reason != REASON_NONE) {
-        count_fallback(reason);
-        carry_by_slirp(f, fd, &l->guest);
-        return;
-    }
-    if (flow_socket_is_connected(guest_fd)) /* as it is over lo after connect(2), if the backlog has room */
-        atomic_store_explicit(&l->tally->answered_ns, now_ns, memory_order_relaxed);
+    if (reason != REASON_NONE)
+        return reason;
     c = malloc(sizeof(*c));
     if (c)
         *c = (struct connection){
@@ -471,32 +456,95 @@ static void carry(struct forwards *f, int fd, const struct listener *l, int64_t 
             .guest = l->guest,
             .shown = shown,
         };
-    if (!c || workers_give(f->config.workers, fd, guest_fd, CONNECT_MS, &c->user) < 0) {
-        close(guest_fd);
-        if (c)
-            tally_unref(c->tally);
-        free(c);
-        set_reason(l->tally, REASON_QUEUE);
-        count_fallback(REASON_QUEUE);
-        carry_by_slirp(f, fd, &l->guest);
-        return;
-    }
-    counter_add_shared(COUNTER_splice_flows, 1);
+    if (c && workers_give(f->config.workers, fd, guest_fd, CONNECT_MS, &c->user) == 0)
+        return REASON_NONE;
+    close(guest_fd);
+    if (c)
+        tally_unref(c->tally);
+    free(c);
+    return REASON_QUEUE;
 }
 
-/* Those that wait for the agent, in the order they came. */
-static void carry_deferred(struct forwards *f) RUNS_ON(role_fwd)
+/* True: somebody has @fd now, or it is closed. False: it is the caller's, who tries again later, when the
+ * agent (if it @may_wait for that) or the slirp thread has done more. */
+static bool carry(struct forwards *f, int fd, const struct listener *l, bool may_wait) RUNS_ON(role_fwd)
 {
-    for (uint32_t n = f->n_deferred; n > 0; n--) {
-        struct deferred d = f->deferred[f->first_deferred];
-        uint32_t n_left = --f->n_deferred;
+    uint32_t reason = carry_by_splice(f, fd, l);
+    int r;
 
-        f->first_deferred = (f->first_deferred + 1) % DEFERRED_MAX;
-        carry(f, d.fd, &d.listener, d.until_ns);
-        tally_unref(d.listener.tally);
-        if (f->n_deferred > n_left)
-            return; /* it waits again: so will the others */
+    switch (reason) {
+    case REASON_NONE:
+        counter_add_shared(COUNTER_splice_flows, 1);
+        break;
+    case REASON_REFUSED:
+        counter_add_shared(COUNTER_splice_refused, 1);
+        reset(fd);
+        break;
+    case REASON_GONE:
+        close(fd);
+        return true;
+    default:
+        if (may_wait && is_worth_waiting(f, reason))
+            return false;
+        r = f->config.hooks.adopt(f->config.hooks.arg, fd, &l->guest);
+        if (r == -EAGAIN)
+            return false;
+        count_fallback(reason);
+        if (r < 0)
+            refuse(fd);
     }
+    set_reason(l->tally, reason);
+    return true;
+}
+
+static struct waiting_room *room_of(struct forwards *f, const struct listener *l) RUNS_ON(role_fwd)
+{
+    return &f->rooms[family_index(l->guest.sa.sa_family)];
+}
+
+/* False: no room. */
+static bool let_wait(struct waiting_room *room, int fd, const struct listener *l)
+{
+    int64_t until_ns = clock_monotonic_ns() + WAIT_MS * NS_PER_MS;
+
+    if (room->n == ROOM_MAX)
+        return false;
+    tally_ref(l->tally);
+    room->places[(room->first + room->n++) % ROOM_MAX] =
+        (struct waiting){.fd = fd, .listener = *l, .until_ns = until_ns};
+    return true;
+}
+
+/* One that has just been accepted; not before those that wait for the same. */
+static void carry_new(struct forwards *f, int fd, const struct listener *l) RUNS_ON(role_fwd)
+{
+    struct waiting_room *room = room_of(f, l);
+
+    if (room->n > 0 && !l->slirp && let_wait(room, fd, l))
+        return;
+    if (!carry(f, fd, l, room->n < ROOM_MAX) && !let_wait(room, fd, l))
+        refuse(fd);
+}
+
+/* Those that wait, in the order they came. Returns for how many ms nobody need ask again; -1: nobody waits.
+ */
+static int carry_waiting(struct forwards *f, struct waiting_room *room) RUNS_ON(role_fwd)
+{
+    int64_t now_ns;
+
+    if (room->n == 0)
+        return -1;
+    now_ns = clock_monotonic_ns();
+    for (int i = 0; i < CARRIED_PER_TURN && room->n > 0; i++) {
+        struct waiting *first = &room->places[room->first];
+
+        if (!carry(f, first->fd, &first->listener, now_ns < first->until_ns))
+            return first->until_ns <= now_ns ? SLIRP_BUSY_MS : ROOM_LOOK_MS;
+        tally_unref(first->listener.tally);
+        room->first = (room->first + 1) % ROOM_MAX;
+        room->n--;
+    }
+    return room->n > 0 ? 0 : -1;
 }
 
 /* ---- fwd-0 ---- */
@@ -546,7 +594,7 @@ static void accept_batch(struct forwards *f, uint64_t value) RUNS_ON(role_fwd)
         log_limited(&limit, LOG_LEVEL_WARNING, "forward: cannot accept connections for the moment: %m");
     }
     for (int i = 0; i < n; i++)
-        carry(f, fds[i], &listener, 0);
+        carry_new(f, fds[i], &listener);
     tally_unref(listener.tally);
     counter_add_shared(COUNTER_fwd_accepted, (uint64_t)n);
 }
@@ -576,20 +624,28 @@ static void on_event(void *arg, uint64_t value, uint32_t events)
     accept_batch(arg, value);
 }
 
+/* The shorter one of two times to sleep; -1: without a limit. */
+static int sooner_ms(int a, int b)
+{
+    return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
 static int on_turn(void *arg)
 {
     struct forwards *f = arg;
+    int sleep_ms = -1;
     int64_t left_ns;
 
     role_assert(&role_fwd);
-    carry_deferred(f);
+    for (int i = 0; i < AGENT_FAMILIES; i++)
+        sleep_ms = sooner_ms(sleep_ms, carry_waiting(f, &f->rooms[i]));
     if (f->resume_ns == 0)
-        return f->n_deferred > 0 ? DEFERRED_LOOK_MS : -1;
+        return sleep_ms;
     left_ns = f->resume_ns - clock_monotonic_ns();
     if (left_ns > 0)
-        return (int)(left_ns / NS_PER_MS) + 1;
+        return sooner_ms(sleep_ms, (int)(left_ns / NS_PER_MS) + 1);
     resume_paused(f);
-    return f->resume_ns != 0 || f->n_deferred > 0 ? PAUSE_MS : -1;
+    return f->resume_ns != 0 ? sooner_ms(sleep_ms, PAUSE_MS) : sleep_ms;
 }
 
 /* ---- the table ---- */
@@ -690,6 +746,7 @@ static const char *reason_text(uint32_t reason)
     switch (reason) {
     case REASON_NONE:
     case REASON_REFUSED:
+    case REASON_GONE: /* never said */
         return "";
     case REASON_ASKED_FOR:
         return "asked for";
@@ -763,17 +820,23 @@ int forwards_new(struct forwards **ret, const struct forwards_config *config, st
     return 0;
 }
 
+static void room_clear(struct waiting_room *room)
+{
+    for (; room->n > 0; room->n--) {
+        close(room->places[room->first].fd);
+        tally_unref(room->places[room->first].listener.tally);
+        room->first = (room->first + 1) % ROOM_MAX;
+    }
+}
+
 struct forwards *forwards_free(struct forwards *f) TSA(no_thread_safety_analysis) /* after threads ended */
 {
     if (!f)
         return NULL;
     for (uint32_t i = 0; i < f->n_table; i++) /* the engine closes the sockets of UDP forwards itself */
         forward_close(f, f->table[i], f->table[i]->spec.proto == IPPROTO_TCP ? f->table[i]->spec.n_ports : 0);
-    for (; f->n_deferred > 0; f->n_deferred--) {
-        close(f->deferred[f->first_deferred].fd);
-        tally_unref(f->deferred[f->first_deferred].listener.tally);
-        f->first_deferred = (f->first_deferred + 1) % DEFERRED_MAX;
-    }
+    for (int i = 0; i < AGENT_FAMILIES; i++)
+        room_clear(&f->rooms[i]);
     free(f->table);
     free(f->listeners);
     pthread_mutex_destroy(&f->lock);

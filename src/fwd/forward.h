@@ -44,7 +44,7 @@ struct forward_info {
 struct forward_hooks {
     void *arg;
     /* Any thread: takes an accepted connection and carries it to @guest through libslirp. On success the
-     * descriptor is the hook's; a negative errno: it stays ours. */
+     * descriptor is the hook's; a negative errno: it stays ours. -EAGAIN: not so many at once. */
     int (*adopt)(void *arg, int conn_fd, const union address *guest);
     /* role_api: one UDP port. */
     int (*udp_add)(void *arg, const union address *host, bool v6_only, const union address *guest,

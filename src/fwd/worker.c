@@ -155,6 +155,15 @@ static void on_flow_bytes(void *arg, void *user_arg, uint64_t to_guest, uint64_t
     user->owner->on_bytes(user, to_guest, to_host);
 }
 
+static void on_flow_connected(void *arg, void *user_arg)
+{
+    struct flow_user *user = user_arg;
+
+    (void)arg;
+    if (user->owner->on_connected)
+        user->owner->on_connected(user);
+}
+
 static bool on_flow_late(void *arg, void *user_arg, int64_t waited_ns)
 {
     struct flow_user *user = user_arg;
@@ -516,6 +525,7 @@ static int worker_new(struct worker **ret, struct workers *group, unsigned index
         .arg = w,
         .on_end = on_flow_end,
         .on_bytes = on_flow_bytes,
+        .on_connected = on_flow_connected,
         .on_late = on_flow_late,
         .on_silent = on_flow_silent,
         .on_closing = on_flow_closing,

@@ -25,7 +25,8 @@ struct flow_user;
 struct flow_owner {
     void (*on_end)(struct flow_user *user, enum flow_end end, int connect_error, int host_fd);
     void (*on_bytes)(struct flow_user *user, uint64_t to_guest, uint64_t to_host);
-    /* The guest has not answered in time (flow.h); may be NULL. */
+    /* The guest's server has answered, or has not in time (flow.h); may be NULL. */
+    void (*on_connected)(struct flow_user *user);
     bool (*on_late)(struct flow_user *user, int64_t waited_ns);
     /* The guest has not answered (flow.h); NULL for owners that start no FLOW_CONNECTED flows. */
     void (*on_silent)(struct flow_user *user);

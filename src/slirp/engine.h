@@ -89,8 +89,9 @@ void world_stop(struct engine *e) TSA(acquire_capability(role_slirp));
 void world_resume(struct engine *e) TSA(release_capability(role_slirp));
 
 /* Any thread: hands an accepted TCP connection to libslirp, which connects it to @guest with the client's own
- * address (the gateway's for clients on loopback). On success the descriptor is the engine's. -EMFILE: too
- * many waiting, or the data plane has ended; the descriptor stays the caller's. */
+ * address (the gateway's for clients on loopback). On success the descriptor is the engine's. -EAGAIN: too
+ * many wait for that already; -EMFILE: the data plane has ended; another negative errno: the client is gone;
+ * the descriptor stays the caller's. */
 int engine_adopt(struct engine *e, int conn_fd, const union address *guest);
 
 /* Any thread: writes a frame to the guest, or drops it, as a link does. */

@@ -251,8 +251,10 @@ int engine_adopt(struct engine *e, int conn_fd, const union address *guest)
     }
 
     pthread_mutex_lock(&e->adopt_lock);
-    if (e->n_adopt == ADOPT_QUEUE_MAX || engine_gone(e) < 0) {
+    if (engine_gone(e) < 0) {
         r = -EMFILE;
+    } else if (e->n_adopt == ADOPT_QUEUE_MAX) {
+        r = -EAGAIN;
     } else {
         e->adopt_queue[e->n_adopt++] = a;
         atomic_store_explicit(&e->adopt_pending, true, memory_order_relaxed); /* the lock orders the queue */

@@ -134,6 +134,35 @@ static void test_a_message_that_is_too_long_is_lost(void **state)
     close(end);
 }
 
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76
+#endif
+
+/* Whoever made the socket may have asked the kernel for a pidfd of each sender: nobody would close it. */
+static void test_nothing_else_is_kept(void **state)
+{
+    static const int on = 1;
+    struct fd_passing with;
+    char data[8];
+    int end, before, after;
+
+    (void)state;
+    if (setsockopt(pair[1], SOL_SOCKET, SO_PASSPIDFD, &on, sizeof(on)) < 0) {
+        print_message("SKIP: no SO_PASSPIDFD (Linux 6.5)\n");
+        skip();
+    }
+    end = send_copies("x", 2);
+    before = dup(end);
+    close(before);
+    assert_int_equal(fd_passing_receive(pair[1], data, sizeof(data), FD_PASSING_MAX, &with, 0), 1);
+    assert_int_equal(with.n_fds, 2);
+    fd_passing_close(&with);
+    after = dup(end);
+    close(after);
+    assert_int_equal(after, before); /* the lowest number that is free */
+    close(end);
+}
+
 static void test_the_end(void **state)
 {
     char data[4];
@@ -156,6 +185,7 @@ int main(void)
         TEST(test_there_are_no_more_than_asked_for),
         TEST(test_without_descriptors_to_spare_there_are_fewer),
         TEST(test_a_message_that_is_too_long_is_lost),
+        TEST(test_nothing_else_is_kept),
         TEST(test_the_end),
     };
 
