@@ -17,7 +17,7 @@ from .figures import cost_per_gib, way_taken
 from .util import (MeasurementError, growth, link_counters, read_line, resident_kib, run,
                    system_cpu_ms, thread_costs, words)
 
-DRAIN_S, DRAIN_LONG_S = 2, 5   # what was sent may take so long to arrive; over a long way
+DRAIN_S = 5                    # what was sent may take so long to arrive
 LOAD_MARGIN_S = 15.0           # what a load may take beyond its seconds: it lets what is under way arrive
 STALE_S = 3.0                  # how long sockets of the measurement before may take to go
 CPU_FROM, CPU_TO = 0.1, 1.0    # the part of a load in which CPU time is counted: as load counts bytes
@@ -98,7 +98,6 @@ class Loaded:
         self.kind = program["kind"]
         self.result = Result()
         self.probed = scenario.proto in ("tcp", "udp")  # the server answers to bench/load's probe
-        self.drain_s = DRAIN_LONG_S if scenario.rtt_ms else DRAIN_S
 
     def measure(self):
         scenario, world = self.scenario, self.world
@@ -289,7 +288,7 @@ class Loaded:
                 figures["cpu_program"] = cost_per_gib(program, output["bits_per_s"])
         if output.get("stuck"):
             self.result.stalled = (f"stalled: {output['stuck']} of {output['streams']} streams had not delivered what"
-                                   f" was sent {self.drain_s} s after the load")
+                                   f" was sent {DRAIN_S} s after the load")
         self.result.quantiles = output.get("quantiles")
         self.result.detail = {key: output[key] for key in ("sent", "received", "bytes", "lost", "count")
                               if key in output}
@@ -297,7 +296,7 @@ class Loaded:
     def run_load(self, processes):
         """(what the load says, (CPU seconds per second of the program, of the system) if the load is bulk)"""
         scenario = self.scenario
-        drain = [self.drain_s] if scenario.load[0] in ("tcp-out", "tcp-in", "tcp-both") else []
+        drain = [DRAIN_S] if scenario.load[0] in ("tcp-out", "tcp-in", "tcp-both") else []
         command = self.load_command(*scenario.load, self.seconds, *drain)
         if scenario.proto == "iperf3":
             _, direction, size = scenario.load

@@ -18,7 +18,7 @@ LEFT_OUT = {"full": (), "quick": ("relay", "veth"), "smoke": ("veth",)}
 MINUTES_FULL, MINUTES_QUICK = 40.0, 2.6
 ROUNDS_FULL, ROUNDS_QUICK = 5, 3
 SMOKE_SECONDS = 0.1
-SMOKE_PATIENCE_S = 4.0
+SMOKE_PATIENCE_S = 10.0
 BUSY_LOOK_S, BUSY_LOOKS, BUSY_MAX = 1.0, 5, 0.15
 TOOLS = {"slirp4netns": "the reference", "pasta": "a peer", "rootlesskit": "a peer", "nft": "nested containers",
          "gnuplot": "pictures", "iperf3": "a load", "ip": "the network", "unshare": "namespaces", "cc": "the load generator"}

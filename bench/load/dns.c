@@ -122,8 +122,8 @@ void dns_queries(const char *mode, const struct sockaddr_in *sin, int parallel, 
     struct samples samples = {0};
     struct query queries[MAX_STREAMS];
     int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    uint64_t start = now_ns(), begin = start + length_ns(seconds) / 10, end = start + length_ns(seconds);
-    uint64_t now = start, count = 0, lost = 0, swept = start;
+    uint64_t start = now_ns(), now = start, count = 0, lost = 0, swept = start;
+    struct window window = window_from(start, seconds);
     uint32_t number = 0;
 
     if (epoll_fd < 0) {
@@ -133,9 +133,10 @@ void dns_queries(const char *mode, const struct sockaddr_in *sin, int parallel, 
         query_open(&queries[i], epoll_fd, sin);
         query_send(&queries[i], number++);
     }
-    while (now < end) {
+    while (now < window_end(&window, count)) {
         struct epoll_event events[BATCH];
-        int n = epoll_wait(epoll_fd, events, BATCH, ms_until(end, DNS_TIMEOUT_MS / 10));
+        int n =
+            epoll_wait(epoll_fd, events, BATCH, ms_until(window_end(&window, count), DNS_TIMEOUT_MS / 10));
 
         if (n < 0 && errno != EINTR) {
             die("epoll_wait");
@@ -149,7 +150,7 @@ void dns_queries(const char *mode, const struct sockaddr_in *sin, int parallel, 
                 continue;
             }
             now = now_ns();
-            if (now >= begin && now < end) {
+            if (window_has(&window, now, count)) {
                 count++;
                 samples_add(&samples, now - query->start);
             }
@@ -177,7 +178,8 @@ void dns_queries(const char *mode, const struct sockaddr_in *sin, int parallel, 
     }
     printf("{\"mode\": \"%s\", \"seconds\": %.3f, \"count\": %" PRIu64 ", \"lost\": %" PRIu64
            ", \"per_second\": %.1f",
-           mode, seconds, count, lost, (double)count * (double)NS_PER_S / (double)(end - begin));
+           mode, seconds, count, lost,
+           (double)count * (double)NS_PER_S / (double)(window.end - window.begin));
     samples_print(&samples);
     printf("}\n");
 }

@@ -32,6 +32,7 @@ enum {
     UDP_BUFFER = 4 << 20,     /* asked for; the kernel gives what net.core.rmem_max allows */
     CONNECT_TIMEOUT_S = 5,    /* also for one answer of a ping-pong over TCP */
     UDP_TIMEOUT_MS = 200,     /* a datagram not answered by then is lost */
+    PATIENCE_S = 5,           /* how long after its window a client waits for the first answer */
     DRAIN_S = 5,              /* how long after the window what was sent may take to arrive, unless told */
     DRAIN_MAX_S = 60,
     MAX_SECONDS = 24 * 3600,
@@ -94,6 +95,15 @@ int bind_server(const struct sockaddr_in *sin, int type);  /* non-blocking; TCP 
 ssize_t block_send(int fd, uint64_t sent); /* the next part of a block, when `sent` bytes are sent already */
 void raise_descriptor_limit(void);
 uint64_t length_ns(double seconds);
+
+/* When a client counts answers. If none has come in time, since somebody was not let run, the window goes on
+ * until the first one is there, PATIENCE_S at most. */
+struct window {
+    uint64_t begin, end, latest;
+};
+struct window window_from(uint64_t start, double seconds);
+uint64_t window_end(const struct window *window, uint64_t count); /* when to stop; count: of answers so far */
+bool window_has(struct window *window, uint64_t now, uint64_t count); /* whether one that comes now counts */
 
 struct samples {
     uint64_t *ns;

@@ -347,8 +347,9 @@ void ping_pong(const char *mode, const struct sockaddr_in *sin, double seconds, 
         set_timeout(fd, SO_RCVTIMEO, UDP_TIMEOUT_MS * NS_PER_MS);
     }
     t = now_ns();
-    uint64_t begin = t + length_ns(seconds) / 10, end = t + length_ns(seconds), number = 0;
-    while (t < end) {
+    struct window window = window_from(t, seconds);
+    uint64_t number = 0;
+    while (t < window_end(&window, count)) {
         enum round round = kind == PING_TCP   ? tcp_round(fd)
                            : kind == PING_UDP ? udp_round(fd, (uint8_t)number++, t)
                                               : crr_round(sin);
@@ -358,7 +359,7 @@ void ping_pong(const char *mode, const struct sockaddr_in *sin, double seconds, 
         if (round == ROUND_STOP) {
             break;
         }
-        if (before < begin) {
+        if (before < window.begin) {
             continue;
         }
         if (round == ROUND_LOST) {
@@ -368,7 +369,7 @@ void ping_pong(const char *mode, const struct sockaddr_in *sin, double seconds, 
             samples_add(&samples, t - before);
         }
     }
-    print_rate(mode, seconds, count, lost, t > begin ? t - begin : 1, &samples);
+    print_rate(mode, seconds, count, lost, t > window.begin ? t - window.begin : 1, &samples);
 }
 
 /* ---- many connections at the same time ---- */
@@ -439,8 +440,8 @@ void connect_many(const char *mode, const struct sockaddr_in *sin, int parallel,
     struct samples samples = {0};
     struct attempt *attempts = calloc((size_t)parallel, sizeof(*attempts));
     int epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    uint64_t start = now_ns(), begin = start + length_ns(seconds) / 10, end = start + length_ns(seconds);
-    uint64_t count = 0, now = start, last = start;
+    uint64_t start = now_ns(), count = 0, now = start, last = start;
+    struct window window = window_from(start, seconds);
     bool ports = true;
 
     if (attempts == NULL || epoll_fd < 0) {
@@ -450,9 +451,9 @@ void connect_many(const char *mode, const struct sockaddr_in *sin, int parallel,
     for (int i = 0; i < parallel && ports; i++) {
         ports = attempt_start(&attempts[i], epoll_fd, sin);
     }
-    while (now < end && ports) {
+    while (now < window_end(&window, count) && ports) {
         struct epoll_event events[BATCH];
-        int n = epoll_wait(epoll_fd, events, BATCH, ms_until(end, 1000));
+        int n = epoll_wait(epoll_fd, events, BATCH, ms_until(window_end(&window, count), 1000));
 
         if (n < 0 && errno != EINTR) {
             die("epoll_wait");
@@ -464,7 +465,7 @@ void connect_many(const char *mode, const struct sockaddr_in *sin, int parallel,
                 continue;
             }
             last = now_ns();
-            if (last >= begin && last < end) {
+            if (window_has(&window, last, count)) {
                 count++;
                 samples_add(&samples, last - attempt->start);
             }
@@ -477,8 +478,8 @@ void connect_many(const char *mode, const struct sockaddr_in *sin, int parallel,
             die("no connection was answered for %d s", CONNECT_TIMEOUT_S);
         }
     }
-    now = ports ? end : now; /* without ports the figure is of the time until here */
-    print_rate(mode, seconds, count, 0, now > begin ? now - begin : 1, &samples);
+    now = ports ? window.end : now; /* without ports the figure is of the time until here */
+    print_rate(mode, seconds, count, 0, now > window.begin ? now - window.begin : 1, &samples);
     free(attempts);
 }
 

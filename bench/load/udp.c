@@ -135,15 +135,16 @@ void udp_echo(const char *mode, const struct sockaddr_in *sin, size_t size, doub
     int fd = udp_connect(sin, SOCK_NONBLOCK);
     uint64_t limit =
         ECHO_IN_FLIGHT_BYTES / size < ECHO_IN_FLIGHT ? ECHO_IN_FLIGHT_BYTES / size : ECHO_IN_FLIGHT;
-    uint64_t start = now_ns(), begin = start + length_ns(seconds) / 10, end = start + length_ns(seconds);
-    uint64_t now = start, last = start, sent = 0, received = 0, lost = 0, in_flight = 0, counted = 0;
+    uint64_t start = now_ns(), now = start, last = start, sent = 0, received = 0, lost = 0, in_flight = 0,
+             counted = 0;
     struct datagram head = {.op = OP_ECHO};
     struct pollfd in = {.fd = fd, .events = POLLIN};
-    double window = (double)(end - begin) / (double)NS_PER_S;
+    struct window window = window_from(start, seconds);
+    double window_s;
 
     memcpy(head.magic, DATAGRAM_MAGIC, sizeof(head.magic));
     limit = limit > 0 ? limit : 1;
-    while (now < end) {
+    while (now < window_end(&window, counted)) {
         int n;
 
         while (in_flight < limit) {
@@ -169,7 +170,7 @@ void udp_echo(const char *mode, const struct sockaddr_in *sin, size_t size, doub
             if (batch.headers[i].msg_len == size) {
                 received++;
                 in_flight -= in_flight > 0;
-                counted += now >= begin && now < end;
+                counted += window_has(&window, now, counted);
                 last = now;
             }
         }
@@ -183,9 +184,10 @@ void udp_echo(const char *mode, const struct sockaddr_in *sin, size_t size, doub
         errno = 0;
         die("%s: %" PRIu64 " datagrams were sent and %" PRIu64 " came back", mode, sent, received);
     }
+    window_s = (double)(window.end - window.begin) / (double)NS_PER_S;
     printf("{\"mode\": \"%s\", \"size\": %zu, \"seconds\": %.3f, \"in_flight\": %" PRIu64
            ", \"per_second\": %.1f, \"bits_per_s\": %.0f, \"sent\": %" PRIu64 ", \"received\": %" PRIu64
            ", \"lost\": %" PRIu64 ", \"bytes\": %" PRIu64 "}\n",
-           mode, size, seconds, limit, (double)counted / window, (double)counted * (double)size * 8 / window,
-           sent, received, lost, counted * size);
+           mode, size, seconds, limit, (double)counted / window_s,
+           (double)counted * (double)size * 8 / window_s, sent, received, lost, counted * size);
 }

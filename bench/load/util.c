@@ -44,6 +44,27 @@ uint64_t length_ns(double seconds)
     return (uint64_t)(seconds * (double)NS_PER_S);
 }
 
+struct window window_from(uint64_t start, double seconds)
+{
+    uint64_t end = start + length_ns(seconds);
+
+    return (struct window){
+        .begin = start + length_ns(seconds) / 10, .end = end, .latest = end + PATIENCE_S * NS_PER_S};
+}
+
+uint64_t window_end(const struct window *window, uint64_t count)
+{
+    return count == 0 ? window->latest : window->end;
+}
+
+bool window_has(struct window *window, uint64_t now, uint64_t count)
+{
+    if (count == 0 && now >= window->end) {
+        window->end = now + 1; /* rates are of the time that it took */
+    }
+    return now >= window->begin && now < window->end;
+}
+
 int ms_until(uint64_t when, int limit)
 {
     uint64_t now = now_ns(), ms;
