@@ -274,6 +274,23 @@ class Slirp:
                 found.append((int(fields[19]), int(pid)))
         return [pid for _, pid in sorted(found)]
 
+    def at_rest(self) -> bool:
+        """None of its agents has anything to do: one that waits for the lock on network configuration is in D."""
+        return self.are_at_rest(self.agents())
+
+    def settled(self) -> list[int]:
+        """Both agents, once the one at work has looked around; else nobody."""
+        pids = self.agents()
+        return pids if len(pids) == 2 and self.are_at_rest(pids) else []
+
+    @staticmethod
+    def are_at_rest(pids: list[int]) -> bool:
+        try:
+            return all(pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8").rsplit(")", 1)[1].split()[0] == "S"
+                       for pid in pids)
+        except OSError:
+            return False  # one has ended meanwhile
+
     def kill_agents(self) -> None:
         """Both of them, so that none takes over."""
         wait_for("the standby", lambda: len(self.agents()) == 2)
@@ -367,6 +384,8 @@ class World:
                        "link set net0 up")
         self.resolv_conf("nameserver 127.0.0.1\nnameserver ::1\n")
         self.guest = self.new_guest()
+        # It was up first, without a carrier, and drops everything until the kernel has seen to that.
+        wait_for("the host's link is up", lambda: self.host.ip_json("link", "show", "net0")[0]["operstate"] == "UP")
 
     def new_guest(self) -> Space:
         if AS == "root":
@@ -422,6 +441,8 @@ class World:
             os.close(exit_read)
         if ready:
             slirp.wait_ready()
+            if path:  # the program waits 2 s for that, which is not what those who look at the paths are to test
+                wait_for("the agent has looked around", slirp.at_rest)
         return slirp
 
     def report(self) -> str:

@@ -10,6 +10,7 @@ import time
 import pytest
 from harness import GUEST4, HOST4, PROGRAM_ARGS, REMOTE4, wait_for
 from test_divert import elements, start, stats, tcp_sockets
+from test_inspect import flows_page
 from test_splice import entry
 
 OFF = "--divert=off" in PROGRAM_ARGS or "--no-splice" in PROGRAM_ARGS
@@ -25,13 +26,13 @@ def kill_agent(slirp):
     agent, standby = slirp.agents()
     os.kill(agent, signal.SIGKILL)
     wait_for("another one takes its place", lambda: stats(slirp)["agent_restarts"] == n + 1)
-    wait_for("it has a standby", lambda: len(slirp.agents()) == 2)
-    assert slirp.agents()[0] == standby
+    # One that is killed while it adds a rule has not noted it, and nobody takes it away.
+    assert wait_for("it has a standby, and has looked around", slirp.settled)[0] == standby
     assert stats(slirp)["agent_lost"] == n + 1
 
 
 def tiers(slirp):
-    return sorted(flow["tier"] for flow in slirp.api("flows")["return"]["flows"] if flow["proto"] == "tcp")
+    return sorted(flow["tier"] for flow in flows_page(slirp)["return"]["flows"] if flow["proto"] == "tcp")
 
 
 def left_in_guest(world):
@@ -100,8 +101,7 @@ def test_an_agent_that_does_not_answer_is_replaced(world):
     """A root of the guest's may stop it."""
     slirp = start(world, *CONFINED)
     world.remote.peer("tcp_echo", REMOTE4, 7000)
-    wait_for("the standby", lambda: len(slirp.agents()) == 2)
-    agent, standby = slirp.agents()
+    agent, standby = wait_for("the agent has looked around", slirp.settled)
     os.kill(agent, signal.SIGSTOP)
     assert world.guest.client("echo", REMOTE4, 7000, "anybody?")["reply"] == "anybody?"
     s = stats(slirp)
@@ -113,15 +113,17 @@ def test_a_pause_of_all_is_not_the_agents_silence(world):
     """A frozen container, a virtual machine that was saved: nobody could answer."""
     slirp = start(world, *CONFINED)
     server = world.remote.peer("tcp_echo", REMOTE4, 7000)
-    wait_for("the standby", lambda: len(slirp.agents()) == 2)
-    agent = slirp.agents()[0]
+    agent = wait_for("the agent has looked around", slirp.settled)[0]
     os.kill(agent, signal.SIGSTOP)
     client = world.guest.begin("client", "echo", REMOTE4, 7000, "wait")
-    server.event("accepted")  # so the agent will be asked at once for the guest's side
+    server.event("accepted")
+    wait_for("the agent has been asked for the guest's side", lambda: all(
+        slirp.status(tid)["State"].startswith("S") for tid in slirp.threads()))
     slirp.process.send_signal(signal.SIGSTOP)
     time.sleep(4)  # more than an agent may be silent for
-    slirp.process.send_signal(signal.SIGCONT)
     os.kill(agent, signal.SIGCONT)
+    wait_for("it has answered", slirp.at_rest)  # it has 200 ms for that once the program goes on
+    slirp.process.send_signal(signal.SIGCONT)
     assert client.result()["reply"] == "wait"
     s = stats(slirp)
     assert (s["divert_flows"], s["agent_restarts"], s["agent_lost"]) == (1, 0, 0), s
@@ -133,22 +135,23 @@ def test_an_agent_with_too_much_to_do_is_waited_for(world):
     n = 500
     slirp = start(world, *CONFINED)
     world.remote.peer("tcp_echo_many", REMOTE4, 7000)
-    wait_for("the standby", lambda: len(slirp.agents()) == 2)
-    agent = slirp.agents()[0]
+    agent = wait_for("the agent has looked around", slirp.settled)[0]
+    begin = time.monotonic()
     os.kill(agent, signal.SIGSTOP)
     client = world.guest.begin("client", "at_once", REMOTE4, 7000, n)
     wait_for("more than it can hear", lambda: tcp_sockets(world.remote) >= n / 2)
     with contextlib.suppress(ProcessLookupError):  # 3 s on a busy machine: its standby is asked, then
         os.kill(agent, signal.SIGCONT)
     assert client.result(60).get("good") == n
+    seconds = time.monotonic() - begin
     s = stats(slirp)
-    assert (s["divert_flows"], s["divert_fallback"]) == (n, 0), s
+    assert s["divert_flows"] > 0 and s["divert_flows"] + s["divert_fallback"] == n, s
+    assert s["divert_fallback"] == 0 or seconds > 2, s  # for which they wait
 
 
 def take_over_stopped(slirp):
     """The agent is killed; its standby, which takes its place, is stopped and has said nothing. Returns its id."""
-    wait_for("the standby", lambda: len(slirp.agents()) == 2)
-    agent, standby = slirp.agents()
+    agent, standby = wait_for("the agent has looked around", slirp.settled)
     os.kill(standby, signal.SIGSTOP)
     n = stats(slirp)["agent_restarts"]
     os.kill(agent, signal.SIGKILL)
@@ -174,9 +177,8 @@ def test_an_agent_that_has_not_looked_around_is_waited_for(world, args):
         now = stats(slirp)
         with contextlib.suppress(ProcessLookupError):
             os.kill(standby, signal.SIGCONT)
-        in_time = time.monotonic() - begin < 1.5
         assert [client.result()["reply"] for client in clients] == ["wait", "wait"]
-        if in_time:
+        if time.monotonic() - begin < 2:
             break
     else:
         pytest.skip("the machine was too busy, five times")
@@ -207,8 +209,7 @@ def test_one_that_does_not_look_around_is_not_waited_for_for_ever(world):
 def test_libslirp_takes_over_when_no_agent_answers(world):
     slirp = start(world, *CONFINED)
     world.remote.peer("tcp_echo", REMOTE4, 7000)
-    wait_for("the standby", lambda: len(slirp.agents()) == 2)
-    for pid in slirp.agents():
+    for pid in wait_for("the agent has looked around", slirp.settled):
         os.kill(pid, signal.SIGSTOP)
     assert world.guest.client("echo", REMOTE4, 7000, "anybody?")["reply"] == "anybody?"
     wait_for("both are gone", lambda: not slirp.agents())

@@ -4,6 +4,7 @@
 import fcntl
 import json
 import os
+import signal
 import stat
 import struct
 import termios
@@ -184,7 +185,7 @@ def test_silent_clients_hold_nobody_up(world):
     begin = time.monotonic()
     assert slirp.api("list_hostfwd")["entries"] == []
     assert world.guest.client("echo", REMOTE4, 7000, "x")["reply"] == "x"
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 9
     for s in silent:
         s.close()
 
@@ -221,7 +222,7 @@ def test_clients_that_take_no_answers_do_not_keep_their_places(world):
     for _ in range(64):
         deaf.append(slirp.api_connect())
         if len(deaf) == 1:
-            n = answered_without_reading(deaf[0], n, 2)
+            n = answered_without_reading(deaf[0], n, 5)
             assert 0 < n < 1000
         else:
             assert answered_without_reading(deaf[-1], n) == n
@@ -251,7 +252,7 @@ def test_statistics(world):
     stats = slirp.api("stats")["return"]
     assert stats["backend"] in ("io_uring", "epoll") and stats["threads"] in ("split", "shared")
     world.guest.run("ping", "-c3", "-i0.2", GATEWAY4)
-    assert slirp.api("stats")["return"]["rx_frames"] >= stats["rx_frames"] + 3
+    wait_for("they are counted", lambda: slirp.api("stats")["return"]["rx_frames"] >= stats["rx_frames"] + 3)
 
 
 # ---- TCP forwards ----
@@ -331,11 +332,15 @@ def test_removing_a_forward_keeps_its_connections(world):
     slirp = world.start(api=True)
     ident = slirp.forward("tcp", 8080, 80)
     world.guest.peer("tcp_source", "0.0.0.0", 80, 30_000_000)
-    download = world.remote.begin("client", "download", HOST4, 8080, 0.5)
-    wait_for("the connection is there", lambda: "8080" in world.remote.run("ss", "-Htn", "state", "established").stdout)
+    download = world.remote.begin("client", "download", HOST4, 8080, "signal")
+    # Before, it may still stand in the backlog of the socket that will be closed.
+    wait_for("the connection is there", lambda: world.guest.run("ss", "-Htn", "state", "established", "sport", "=",
+                                                                ":80").stdout)
     assert "return" in slirp.api("remove_hostfwd", id=ident)
     assert world.remote.client("connect", HOST4, 8080)["errno"] == "ECONNREFUSED"
-    assert download.result()["n"] == 30_000_000
+    download.process.send_signal(signal.SIGUSR1)
+    r = download.result()
+    assert r.get("n") == 30_000_000, r
 
 
 @pytest.mark.reference_bug("its listening sockets have a backlog of 1")

@@ -171,7 +171,7 @@ def test_ping_that_is_not_permitted_is_said_once(world):
     world.host.run("sysctl", "-q", "net.ipv4.ping_group_range=1 0")
     args = ["--enable-sandbox"] if AS == "root" else []  # which takes raw sockets away from root
     slirp = world.start(*args)
-    world.guest.run("ping", "-c1", "-W1", GATEWAY4)
+    world.guest.run("ping", "-c1", "-W10", GATEWAY4)
     assert "ping" not in slirp.err()
     for _ in range(2):
         world.guest.run("ping", "-c1", "-W1", REMOTE4, check=False)

@@ -268,7 +268,7 @@ def test_signals_end_it_while_it_waits_for_its_bess_peer(world, number):
     begin = time.monotonic()
     slirp.process.send_signal(number)
     assert slirp.wait() == -number
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 9
     assert not path.exists()
 
 

@@ -201,7 +201,7 @@ def test_a_changed_resolv_conf_is_read_by_a_confined_thread(world):
     world.resolv_conf("nameserver 192.0.2.1\n")
     world.start("--enable-seccomp")
     world.resolv_conf("nameserver 127.0.0.1\n")
-    wait_for("the new server", lambda: world.guest.client("dns", DNS4, 53).get("address") == "192.0.2.33")
+    wait_for("the new server", lambda: world.guest.client("dns", DNS4, 53, "udp", 3).get("address") == "192.0.2.33")
 
 
 # ---- nsagent ----

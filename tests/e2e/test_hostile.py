@@ -10,6 +10,7 @@ import time
 
 import pytest
 from harness import DEADLINE_S, GATEWAY4, REMOTE4, SANITIZER, wait_for
+from test_inspect import flows_page
 from test_tcp import start
 
 
@@ -151,7 +152,7 @@ def test_half_open_diverted_connections_are_bounded_and_others_get_through(world
             begin = time.monotonic()
             answer = world.guest.client("echo", REMOTE4, 7002, "new")
             assert answer.get("reply") == "new", answer
-            assert time.monotonic() - begin < 3  # its SYN was sent twice at most
+            assert time.monotonic() - begin < 7  # its SYN was sent three times at most
             stats()
         assert attacker.result()["sent"] >= ATTACK_RATE // 4
         rates.append((quiet, attacked))
@@ -172,11 +173,11 @@ def test_connections_without_end_do_not_keep_the_program_from_ending(world):
     """Each of these takes longer to serve than to ask for."""
     slirp = world.start("--threads=split", "--divert=on", api=True)
     world.remote.peer("tcp_echo_many", REMOTE4, 7000)
-    world.guest.peer("raw_attack", "tap0", "syn_flood", 8, 1_000_000)
+    world.guest.peer("raw_attack", "tap0", "syn_flood", 2 * DEADLINE_S, 1_000_000)
     wait_for("they are served", lambda: slirp.api("stats")["return"]["divert_flows"] > 200)
-    assert slirp.api("flows")["return"]["flows"]
+    assert flows_page(slirp)["return"]["flows"]
     slirp.process.terminate()
-    assert slirp.wait(5) == -signal.SIGTERM
+    assert slirp.wait() == -signal.SIGTERM
 
 
 @pytest.mark.extension
@@ -190,10 +191,12 @@ def test_half_open_connections_through_libslirp_are_bounded_and_small(world):
         return int(slirp.status()["VmRSS"].split()[0]) << 10
 
     before = resident()
-    attacker = world.guest.peer("raw_attack", "tap0", "half_open", 1.2, 2500)
-    assert attacker.result()["sent"] > 1500
-    n = wait_for("they are there", lambda: (found := slirp.api("stats")["return"]["slirp_sockets"]) > 1500 and found)
-    assert (resident() - before) / n < 32 << 10, (before, resident(), n)
+    attacker = world.guest.peer("raw_attack", "tap0", "half_open", DEADLINE_S, 2500)
+    wait_for("they are there", lambda: slirp.api("stats")["return"]["slirp_sockets"] > 1500)
+    attacker.end()
+    after = resident()
+    n = slirp.api("stats")["return"]["slirp_sockets"]
+    assert (after - before) / n < 32 << 10, (before, after, n)
 
 
 @pytest.mark.extension

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """How the program begins and ends, the sandbox and the system call filter."""
 
+import contextlib
 import os
 import pathlib
 import select
@@ -10,7 +11,8 @@ import time
 
 import pytest
 from harness import (AS, DEADLINE_S, DNS4, GATEWAY4, HOST4, IN_USERNS, PROGRAM, PROGRAM_ARGS, PYTHON, REMOTE4, SANITIZER,
-                     identity, run, skip_without_sandbox, wait_for)
+                     identity, skip_without_sandbox, wait_for)
+from test_run import alive, children
 
 PODMAN = ["--disable-host-loopback", "--mtu=65520", "--enable-sandbox", "--enable-seccomp", "--enable-ipv6"]
 
@@ -50,16 +52,35 @@ sys.stdin.readline()
 """
 
 
+def start_while_held(world, meanwhile):
+    """The program, started while somebody else has the TAP, and what @meanwhile found. The program waits for the TAP
+    for a second: what took longer than that does not count."""
+    for _ in range(5):
+        with subprocess.Popen([*world.guest.enter, PYTHON, "-c", HOLD_TAP], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as holder:
+            assert holder.stdout.readline() == b"held\n"
+            begin = time.monotonic()
+            slirp = world.start(ready=False)
+            found = meanwhile(slirp)
+            holder.stdin.close()
+        if time.monotonic() - begin < 0.9:
+            return slirp, found
+        slirp.process.send_signal(signal.SIGCONT)
+        pids = children(slirp.pid)
+        slirp.stop()
+        wait_for("nobody waits for the TAP", lambda pids=pids: not any(alive(pid) for pid in pids))
+    pytest.skip("this machine is too busy to hold a TAP for less than a second")
+
+
 @pytest.mark.extension
 def test_a_tap_that_is_given_back_late_is_waited_for(world):
     """As after a program that used io_uring: the kernel gives its files back when it finds the time."""
-    with subprocess.Popen([*world.guest.enter, PYTHON, "-c", HOLD_TAP], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        slirp = world.start(ready=False)
+    def is_there(slirp):
         time.sleep(0.2)  # the time during which the program finds it taken is the case under test
-        assert slirp.process.poll() is None
-        holder.stdin.close()
+        return slirp.process.poll() is None
+
+    _, was_there = start_while_held(world, is_there)
+    assert was_there
     wait_for("the TAP", lambda: world.guest.run("ping", "-c1", "-W1", GATEWAY4, check=False).returncode == 0)
 
 
@@ -108,9 +129,10 @@ def test_descriptor_numbers_that_are_not_open_mean_nothing_else(world, fd):
 def test_inside_the_sandbox_no_directory_is_open(world):
     slirp = world.start("--enable-sandbox")
     for fd in os.listdir(f"/proc/{slirp.pid}/fd"):
-        target = os.readlink(f"/proc/{slirp.pid}/fd/{fd}")
-        assert not target.startswith("/") or target == "/dev/null" or target.startswith(("/dev/net/tun", "/dev/pts")) or \
-            os.path.isfile(target), target
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            target = os.readlink(f"/proc/{slirp.pid}/fd/{fd}")
+            assert not target.startswith("/") or target == "/dev/null" or os.path.isfile(target) or \
+                target.startswith(("/dev/net/tun", "/dev/pts")), target
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -120,7 +142,7 @@ def test_signals_end_it_promptly(world, number, args):
     begin = time.monotonic()
     slirp.process.send_signal(number)
     assert slirp.wait() in (-number, 128 + number)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 9
 
 
 @pytest.mark.reference_bug("leaves the socket file")
@@ -135,10 +157,10 @@ def test_sigterm_removes_the_socket_file(world, args):
 
 def test_sigkill_leaves_no_process_and_no_interface(world):
     slirp = world.start(*PODMAN)
-    children = subprocess.run(["pgrep", "-P", str(slirp.pid)], capture_output=True, text=True, check=False).stdout.split()
+    pids = children(slirp.pid)
     slirp.process.kill()
     slirp.wait()
-    wait_for("children are gone", lambda: not any(os.path.exists(f"/proc/{c}") for c in children))
+    wait_for("children are gone", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
     wait_for("tap0 is gone", lambda: world.guest.run("ip", "link", "show", "tap0", check=False).returncode != 0)
 
 
@@ -171,14 +193,12 @@ def test_the_end_of_the_target_ends_it(world):
 @pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "zombie"])
 def test_a_target_that_ends_during_the_start_is_missed(world, reaped):
     """Its namespace is held by then: there is somebody to serve, or the program finds that nobody is left."""
-    with subprocess.Popen([*world.guest.enter, PYTHON, "-c", HOLD_TAP], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        slirp = world.start(ready=False)
+    def stop_it(slirp):
         # It has opened the namespaces before it has a child, which then waits for the TAP for a second.
-        wait_for("its child", lambda: run(["pgrep", "-P", str(slirp.pid)]).stdout)
+        wait_for("its child", lambda: children(slirp.pid) or slirp.process.poll() is not None)
         slirp.process.send_signal(signal.SIGSTOP)
-        holder.stdin.close()
+
+    slirp, _ = start_while_held(world, stop_it)
     world.guest.holder.kill()
     os.waitid(os.P_PID, world.guest.pid, os.WEXITED | (0 if reaped else os.WNOWAIT))
     slirp.process.send_signal(signal.SIGCONT)
@@ -215,8 +235,7 @@ def test_pdeathsig_of_the_parent_is_kept(world):
         assert select.select([ready_read], [], [], DEADLINE_S)[0] and os.read(ready_read, 1) == b"1"
         parent.kill()
         parent.wait()
-        wait_for("it died with its parent", lambda: not os.path.exists(f"/proc/{pid}") or
-                 pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z")
+        wait_for("it died with its parent", lambda: not alive(pid))
     finally:
         parent.kill()
         parent.wait()
@@ -232,10 +251,13 @@ def test_idle_costs_nothing(world):
     def wake_ups():
         return sum(int(slirp.status(tid)["voluntary_ctxt_switches"]) for tid in slirp.threads())
 
-    before, before_wake_ups = slirp.cpu_s(), wake_ups()
-    time.sleep(2)  # a span of time is what is measured here
-    assert slirp.cpu_s() - before < 0.2
-    assert wake_ups() - before_wake_ups < 20  # the guest's own multicast packets, and libslirp's timers
+    def quiet():
+        before, before_wake_ups = slirp.cpu_s(), wake_ups()
+        time.sleep(2)  # a span of time is what is measured here
+        # The guest's own multicast packets, and libslirp's timers.
+        return slirp.cpu_s() - before < 0.2 and wake_ups() - before_wake_ups < 20
+
+    wait_for("two quiet seconds", quiet)
 
 
 def test_nothing_is_inherited_by_accident(world):

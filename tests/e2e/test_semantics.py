@@ -12,7 +12,7 @@ import pytest
 from harness import AS, DNS4, GATEWAY4, GATEWAY6, HOST4, HOST6, PROGRAM_ARGS, REMOTE4, REMOTE6, reference_version, \
     wait_for
 from test_divert import stats
-from test_tcp import has_ipv6
+from test_tcp import fails_within, has_ipv6
 
 OFF = "--divert=off" in PROGRAM_ARGS or "--no-splice" in PROGRAM_ARGS
 REFERENCE = reference_version() is not None
@@ -92,18 +92,16 @@ def test_refused_is_refused_at_once(world, way, addr):
     s = start(world, way, addr=addr)
     world.remote.peer("tcp_echo", addr, 7000)
     assert world.guest.client("echo", addr, 7000, "x")["reply"] == "x"  # neighbours are known from here on
-    r = world.guest.client("connect", addr, 7009)
-    assert r["errno"] == "ECONNREFUSED" and r["seconds"] < 0.5, r
+    fails_within(world, 0.5, addr, 7009, "ECONNREFUSED")
     s.went_its_way(1)
     if way == "diverted":
-        assert s.stats()["divert_refused"] == 1
+        assert s.stats()["divert_refused"] >= 1
 
 
 @pytest.mark.parametrize("addr", ["198.51.100.1", "2001:db8:99::1"])
 def test_no_route_is_unreachable_at_once(world, way, addr):
     s = start(world, way, addr=addr)
-    r = world.guest.client("connect", addr, 7000)
-    assert r["errno"] in ("ENETUNREACH", "EHOSTUNREACH") and r["seconds"] < 2, r
+    fails_within(world, 2, addr, 7000, "ENETUNREACH", "EHOSTUNREACH")
     if way == "diverted":
         assert s.stats()["divert_unreachable"] >= 1
 
@@ -154,7 +152,7 @@ def test_a_client_that_has_gone_before_the_answer_leaves_nothing(world, way):
     silence = Silence(world.remote, 7000)
     server = world.remote.peer("tcp_watch", REMOTE4, 7000)
     assert world.guest.client("connect", REMOTE4, 7000, 0.3)["errno"] == "TIMEOUT"
-    assert silence.swallowed() >= 1
+    wait_for("the host has asked", lambda: silence.swallowed() >= 1)
     silence.end()
     if server.has_event("accepted", 8):  # the connection that was on its way; it may also have been given up
         assert server.event("ended")["n"] == 0
@@ -267,7 +265,7 @@ def test_a_server_that_stops_reading_holds_the_guest(world, way):
 def test_both_sides_may_ask_whether_the_other_is_there(world, way):
     s = start(world, way)
     server = world.remote.peer("tcp_keepalive", REMOTE4, 7000)
-    assert world.guest.client("idle", REMOTE4, 7000, 5)["reply"] == "still here"  # three times the patience
+    assert world.guest.client("idle", REMOTE4, 7000, 8)["reply"] == "still here"  # twice the patience
     assert server.event("ended")["end"] == "eof"
     s.went_its_way(1)
 

@@ -22,6 +22,18 @@ def start(world, *args, v6=False, **kwargs):
     return slirp
 
 
+def fails_within(world, seconds, addr, port, *errors):
+    """A connection fails each time, and once at least that fast: other work on the machine may hold up some."""
+    seen = []
+    for _ in range(5):
+        r = world.guest.client("connect", addr, port)
+        assert r.get("errno") in errors, r
+        seen.append(r["seconds"])
+        if seen[-1] < seconds:
+            return
+    raise AssertionError(f"never within {seconds} s: {seen}")
+
+
 @pytest.mark.parametrize("mtu", [1500, 65520])
 @pytest.mark.parametrize("addr", [REMOTE4, REMOTE6])
 def test_upload_arrives_unchanged(world, mtu, addr):
@@ -58,14 +70,12 @@ def test_the_hosts_own_addresses_are_reachable(world):
 @pytest.mark.parametrize("addr", [REMOTE4, REMOTE6, GATEWAY4])
 def test_a_refused_connection_is_refused_at_once(world, addr):
     start(world, v6=":" in addr)
-    r = world.guest.client("connect", addr, 7009)
-    assert r["errno"] == "ECONNREFUSED" and r["seconds"] < 5  # IPv6 may have to find its neighbour first
+    fails_within(world, 5, addr, 7009, "ECONNREFUSED")  # IPv6 may have to find its neighbour first
 
 
 def test_no_route_is_unreachable(world):
     world.start()
-    r = world.guest.client("connect", "198.51.100.1", 7000)  # the host has no default route
-    assert r["errno"] in ("ENETUNREACH", "EHOSTUNREACH") and r["seconds"] < 3
+    fails_within(world, 3, "198.51.100.1", 7000, "ENETUNREACH", "EHOSTUNREACH")  # the host has no default route
 
 
 @pytest.mark.reference_bug("loses the error, the guest waits")

@@ -108,7 +108,7 @@ def test_dns_follows_a_changed_resolv_conf(world):
     world.resolv_conf(f"nameserver {REMOTE4}\n")
 
     def answered():
-        return world.guest.client("dns", DNS4, 53).get("address") == "192.0.2.35"
+        return world.guest.client("dns", DNS4, 53, "udp", 3).get("address") == "192.0.2.35"
 
     wait_for("the new nameserver is asked", answered)
 
@@ -116,7 +116,7 @@ def test_dns_follows_a_changed_resolv_conf(world):
 def test_disable_dns(world):
     world.host.peer("dns", "127.0.0.1", 53, "192.0.2.33")
     world.start("--disable-dns")
-    assert world.guest.client("dns", DNS4, 53).get("errno") in ("TIMEOUT", "ENETUNREACH", "EHOSTUNREACH")
+    assert world.guest.client("dns", DNS4, 53, "udp", 3).get("errno") in ("TIMEOUT", "ENETUNREACH", "EHOSTUNREACH")
 
 
 @pytest.mark.reference_bug("sends what was for its DNS address to that address of the host's network")
@@ -125,14 +125,14 @@ def test_disable_dns_leaks_nothing(world):
     world.host.peer("dns", DNS4, 53, "192.0.2.33")
     world.host.peer("tcp_echo", DNS4, 7000)
     world.start("--disable-dns")
-    assert "errno" in world.guest.client("dns", DNS4, 53)
+    assert "errno" in world.guest.client("dns", DNS4, 53, "udp", 3)
     assert "errno" in world.guest.client("connect", DNS4, 7000, 2)
 
 
 def test_arp_answers_for_gateway_and_dns_only(world):
     world.start()
-    assert world.guest.do("arp_query", "tap0", GATEWAY4)["mac"] == "52:55:0a:00:02:02"
-    assert world.guest.do("arp_query", "tap0", DNS4)["mac"] == "52:55:0a:00:02:03"
+    assert world.guest.do("arp_query", "tap0", GATEWAY4, 15)["mac"] == "52:55:0a:00:02:02"
+    assert world.guest.do("arp_query", "tap0", DNS4, 15)["mac"] == "52:55:0a:00:02:03"
     assert world.guest.do("arp_query", "tap0", "10.0.2.77")["mac"] is None
 
 
@@ -163,4 +163,4 @@ def test_without_the_option_127_0_0_1_works_directly(world):
     """Guix routes 127.0.0.1 to the TAP (route_localnet) and counts on it."""
     world.start()
     world.host.peer("tcp_echo", "127.0.0.1", 7000)
-    assert world.guest.do("raw_syn", "tap0", "52:55:0a:00:02:02", "127.0.0.1", 7000)["answer"] == "syn-ack"
+    assert world.guest.do("raw_syn", "tap0", "52:55:0a:00:02:02", "127.0.0.1", 7000, 15)["answer"] == "syn-ack"

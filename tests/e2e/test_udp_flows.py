@@ -8,6 +8,7 @@ import os
 
 import pytest
 from harness import DNS4, DNS6, GATEWAY4, GATEWAY6, HOST4, REMOTE4, REMOTE6, wait_for
+from test_inspect import of_tier
 from test_tcp import start
 
 BOTH = pytest.mark.parametrize("path", [pytest.param(["--udp=direct"], marks=pytest.mark.extension), []],
@@ -49,7 +50,7 @@ def test_datagrams_go_past_libslirp(world, v6):
     wait_for("both ways are counted", lambda: [stats(slirp)[f"udp_{name}"] for name in
                                                ("out", "in", "out_bytes", "in_bytes")] == [1, 1, 10, 10])
     assert stats(slirp)["slirp_sockets"] == 0
-    rows = [f for f in slirp.api("flows")["return"]["flows"] if f["tier"] == "udp"]
+    rows = of_tier(slirp, "udp")
     assert rows and rows[0]["proto"] == "udp" and rows[0]["bytes_to_host"] == 10
 
 
@@ -187,7 +188,7 @@ def test_the_ttl_goes_along(world, path):
     far = world.remote.peer("udp_ttl", REMOTE4, 7000)
     world.start(*path)
     for ttl in (9, 33):
-        world.guest.client("ttl", REMOTE4, 7000, ttl)
+        world.guest.client("ttl", REMOTE4, 7000, ttl, 0)
         assert far.event("datagram")["ttl"] == ttl - 1
 
 
@@ -199,8 +200,8 @@ def test_datagrams_of_one_port_to_many(world, path):
     world.host.peer("dns", "127.0.0.1", 53, "192.0.2.33")
     world.start(*path)
     for _ in range(2):
-        assert world.guest.client("udp", REMOTE4, 7000, 20, 3, 40000)["peer"] == REMOTE4
-        assert world.guest.client("udp", GATEWAY4, 7000, 20, 3, 40000)["peer"] == GATEWAY4
+        assert world.guest.client("udp", REMOTE4, 7000, 20, 15, 40000)["peer"] == REMOTE4
+        assert world.guest.client("udp", GATEWAY4, 7000, 20, 15, 40000)["peer"] == GATEWAY4
         assert world.guest.client("dns", DNS4, 53)["address"] == "192.0.2.33"
 
 
@@ -241,7 +242,7 @@ def test_without_the_option_127_0_0_1_answers_with_its_own_name(world, path):
     """Guix routes 127.0.0.1 to the TAP and counts on it."""
     world.start(*path)
     world.host.peer("udp_echo", "127.0.0.1", 7000)
-    r = world.guest.do("raw_udp", "tap0", "52:55:0a:00:02:02", "127.0.0.1", 7000)
+    r = world.guest.do("raw_udp", "tap0", "52:55:0a:00:02:02", "127.0.0.1", 7000, 15)
     assert r == {"answer": "udp", "source": "127.0.0.1"}
 
 
@@ -331,7 +332,7 @@ def test_datagrams_in_the_sandbox_with_few_descriptors(world):
                   preexec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)))
     for addr in (REMOTE4, REMOTE6):
         assert world.guest.client("udp", addr, 7000, 9000)["same"]
-        assert world.guest.client("udp_many", addr, 7000, 200, 1200, "", 1)["good"] > 64  # from then on in bulk
+        assert world.guest.client("udp_many", addr, 7000, 200, 1200, "", 3)["good"] > 64  # from then on in bulk
         assert world.guest.client("udp_connected", addr, 7009)["errno"] == "ECONNREFUSED"
         assert world.guest.client("udp_ports", addr, 7000, 100, 0)["answered"] > 0
     assert world.guest.client("ttl", REMOTE4, 7000, 1)["offender"] == GATEWAY4
@@ -348,15 +349,15 @@ def test_with_split_threads_a_forwarded_port_is_left_to_libslirp(world):
     world.remote.peer("udp_echo_many", REMOTE4, 7000)
     slirp = world.start(DIRECT, "--threads=split", api=True)
     forward = slirp.forward("udp", 5353, 5300)
-    assert world.guest.client("udp", REMOTE4, 7000, 10, 3, 5300)["same"]
+    assert world.guest.client("udp", REMOTE4, 7000, 10, 15, 5300)["same"]
     s = stats(slirp)
     assert s["udp_opened"] == 0 and s["udp_fallback_forward"] == 1
-    assert world.guest.client("udp", REMOTE4, 7000, 10, 3, 5301)["same"]
-    assert world.guest.client("udp", REMOTE4, 7000, 9000, 3, 5301)["same"]  # in fragments, by the same socket
+    assert world.guest.client("udp", REMOTE4, 7000, 10, 15, 5301)["same"]
+    assert world.guest.client("udp", REMOTE4, 7000, 9000, 15, 5301)["same"]  # in fragments, by the same socket
     assert stats(slirp)["udp_opened"] == 1
-    assert [f["guest_port"] for f in slirp.api("flows")["return"]["flows"] if f["tier"] == "udp"] == [5301]
+    assert [f["guest_port"] for f in of_tier(slirp, "udp")] == [5301]
     slirp.api("remove_hostfwd", id=forward)
-    assert world.guest.client("udp", REMOTE4, 7000, 10, 3, 5300)["same"]
+    assert world.guest.client("udp", REMOTE4, 7000, 10, 15, 5300)["same"]
     assert stats(slirp)["udp_opened"] == 2
 
 
@@ -366,8 +367,8 @@ def test_answers_to_a_forwards_clients_are_none_of_libslirps(world, mode):
     slirp.forward("udp", 5353, 5300)
     world.guest.peer("udp_echo", "0.0.0.0", 5300)
     assert world.remote.client("udp", HOST4, 5353, 100)["same"]
-    s = stats(slirp)
-    assert s["udp_forward_out"] == 1 and s["udp_fallback_forward"] == 0
+    wait_for("the answer is counted", lambda: stats(slirp)["udp_forward_out"] == 1)
+    assert stats(slirp)["udp_fallback_forward"] == 0
 
 
 def test_a_forwards_clients_and_own_datagrams_share_a_guest_port(world):
@@ -377,5 +378,5 @@ def test_a_forwards_clients_and_own_datagrams_share_a_guest_port(world):
     slirp.forward("udp", 5353, 5300)
     world.guest.peer("udp_echo", "0.0.0.0", 5300)
     assert world.remote.client("udp", HOST4, 5353, 100)["same"]
-    s = stats(slirp)
-    assert s["udp_opened"] == 0 and s["udp_forward_out"] == 1
+    wait_for("the answer is counted", lambda: stats(slirp)["udp_forward_out"] == 1)
+    assert stats(slirp)["udp_opened"] == 0
