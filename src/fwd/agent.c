@@ -68,7 +68,11 @@ int agent_set_gone(struct agent *a, bool broken)
 /* Does it owe an answer? */
 static bool owes(const struct agent *a) RUNS_ON(role_fwd)
 {
-    return a->n_diverts > 0 || a->undiverts.n_asked > 0 || a->looks || a->deaf;
+    bool sockets = false;
+
+    for (int i = 0; i < AGENT_FAMILIES; i++)
+        sockets = sockets || a->stocks[i].asked > 0;
+    return sockets || a->n_diverts > 0 || a->undiverts.n_asked > 0 || a->looks || a->deaf;
 }
 
 /* 0, or a negative errno: -EAGAIN means later, everything else will show in agent_read() too. */
@@ -152,7 +156,7 @@ int agent_restart(struct agent *a, const char **ret_why)
     for (int i = 0; i < AGENT_FAMILIES; i++) {
         a->stocks[i].reason = AGENT_NOT_YET;
         a->stocks[i].asked = 0;
-        a->stocks[i].hold_ns = 0;
+        a->stocks[i].hold_ns = a->stocks[i].dry_ns = 0;
     }
     a->look_ns = a->awaited_ns = 0;
     a->n_diverts = 0;
@@ -394,10 +398,13 @@ enum agent_reason agent_family_state(const struct agent *a, int family)
     return a->gone || index < 0 ? AGENT_NO_AGENT : a->stocks[index].reason;
 }
 
-bool agent_is_awaited(struct agent *a)
+bool agent_is_awaited(struct agent *a, int family)
 {
+    const struct stock *s = &a->stocks[family_index(family)];
     int64_t now_ns = clock_monotonic_ns();
 
+    if (s->reason != AGENT_NOT_YET)
+        return s->dry_ns == 0 || now_ns - s->dry_ns < AGENT_AWAITED_MS * NS_PER_MS;
     if (a->awaited_ns == 0)
         a->awaited_ns = now_ns;
     return now_ns - a->awaited_ns < AGENT_AWAITED_MS * NS_PER_MS;
@@ -421,6 +428,8 @@ int agent_take_socket(struct agent *a, int family)
     s->used = true;
     if (s->n > 0)
         fd = s->fds[--s->n];
+    else if (s->dry_ns == 0)
+        s->dry_ns = clock_monotonic_ns();
     agent_refill(a, index);
     return fd;
 }

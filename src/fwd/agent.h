@@ -150,9 +150,10 @@ bool agent_is_gone(const struct agent *a) RUNS_ON(role_fwd);
 /* Can packets of @family be led to lo? AGENT_READY, or why not. */
 enum agent_reason agent_family_state(const struct agent *a, int family) RUNS_ON(role_fwd);
 
-/* The answer was AGENT_NOT_YET: is it worth waiting for another one? For AGENT_AWAITED_MS after this has been
- * asked first, for each agent: one that is stopped delays nobody for ever. */
+/* The answer was AGENT_NOT_YET, or the stock is empty: is it worth waiting for more? For AGENT_AWAITED_MS
+ * after this has been asked first, for each agent, or since the stock was seen to be empty: one that is
+ * stopped delays nobody for ever. */
 enum { AGENT_AWAITED_MS = 2000 }; /* less than it may be silent for (divert.c) */
-bool agent_is_awaited(struct agent *a) RUNS_ON(role_fwd);
+bool agent_is_awaited(struct agent *a, int family) RUNS_ON(role_fwd);
 
 const char *agent_reason_text(enum agent_reason r); /* static string, any thread */

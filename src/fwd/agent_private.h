@@ -25,6 +25,7 @@ struct stock {
     int fds[AGENT_STOCK_MAX];
     uint32_t n, asked;
     int64_t hold_ns; /* no request before */
+    int64_t dry_ns;  /* since when somebody was sent away without one, and none has come; 0: nobody was */
     bool used;       /* it is kept filled */
     enum agent_reason reason;
 };

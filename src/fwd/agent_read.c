@@ -52,6 +52,8 @@ static int take_delivery(struct agent *a, struct delivery *d) RUNS_ON(role_fwd)
     if (m->settled > s->asked || d->with.n_fds > m->count || (d->with.n_fds < m->count && !d->with.cut))
         return -EPROTO;
     s->asked -= m->settled;
+    if (d->with.n_fds > 0)
+        s->dry_ns = 0;
     /* asked + n was within the bound, n_fds <= settled: they fit. */
     for (uint32_t i = 0; i < d->with.n_fds; i++)
         s->fds[s->n++] = d->with.fds[i];

@@ -60,6 +60,7 @@ static void remember(struct answers *a, uint64_t key, int64_t answered_ns, int64
 void answers_note(struct answers *a, uint64_t key, int64_t now_ns)
 {
     store(&a->answered_ns, now_ns);
+    store(&a->astray_until_ns, 0);
     remember(a, key, now_ns, 0);
 }
 
@@ -71,10 +72,10 @@ void answers_note_silence(struct answers *a, uint64_t key, int64_t now_ns)
                         now_ns)) /* others of this client are answered: it was just not this one's turn */
         return;
     /* The answer that it has waited for the sake of is as old as its wait. */
-    if (is_recent(&a->answered_ns, now_ns, 2 * ANSWERS_BUSY_MS))
-        remember(a, key, 0, until_ns);
-    else
+    if (!is_recent(&a->answered_ns, now_ns, INT64_C(2) * ANSWERS_BUSY_MS))
         store(&a->astray_until_ns, until_ns);
+    else if (has(a, key) || !is_recent(&a->clients[place_of(key)].answered_ns, now_ns, ANSWERS_BUSY_MS))
+        remember(a, key, 0, until_ns); /* else the place has somebody else, who is answered */
 }
 
 bool answers_is_busy(const struct answers *a, uint64_t key, int64_t now_ns)

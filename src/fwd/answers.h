@@ -20,7 +20,7 @@
 #include <stdint.h>
 
 enum {
-    ANSWERS_CLIENTS = 16,      /* that are told apart, roughly: who came last has the place */
+    ANSWERS_CLIENTS = 128,     /* that are told apart, roughly: who came last has the place */
     ANSWERS_BUSY_MS = 10000,   /* how long an answer counts */
     ANSWERS_ASTRAY_MS = 10000, /* how long silence does */
 };

@@ -364,7 +364,7 @@ bool entry_ask_first(struct divert *d, int index, bool can_hear, int64_t now_ns)
 
     if (reason == AGENT_READY && waited_ns < UNASKED_MS * NS_PER_MS)
         return can_hear && !agent_is_deaf(agent) && ask(d, e);
-    if (reason == AGENT_NOT_YET && agent_is_awaited(agent)) {
+    if (reason == AGENT_NOT_YET && agent_is_awaited(agent, e->source.sa.sa_family)) {
         d->held_ns[index] = now_ns;
         return false;
     }
@@ -547,7 +547,8 @@ static void start(struct divert *d, const struct syn *s, const struct packet *p)
     }
     reason = reach(d, e);
     /* Not yet: the host's side takes its time, too. */
-    if (reason != AGENT_READY && (reason != AGENT_NOT_YET || !agent_is_awaited(agent))) {
+    if (reason != AGENT_READY &&
+        (reason != AGENT_NOT_YET || !agent_is_awaited(agent, e->source.sa.sa_family))) {
         agent_look(agent);
         give_to_slirp(d, e, unreachable_reason(reason));
         return;

@@ -64,6 +64,8 @@
 enum {
     CHUNK_FLOWS = 64,    /* the slab grows by these */
     QUEUE_TURN_MAX = 16, /* directions: the worker may have other duties */
+    LATE_PER_TURN = 64,  /* flows that are ended because their guest has not answered, and then ... */
+    LATE_PAUSE_MS = 5,   /* ... none for a while */
     KEEPALIVE_IDLE_S = 600,
     INDEX_SHIFT = 1, /* of the event data */
 };
@@ -601,24 +603,30 @@ static void end_late_connections(struct flows *f)
     if (link_is_alone(&f->connecting))
         return;
     now_ns = clock_monotonic_ns();
-    while (!link_is_alone(&f->connecting)) {
+    for (int n_ended = 0; !link_is_alone(&f->connecting) && now_ns >= f->late_ns;) {
         struct flow *flow = container_of(f->connecting.next, struct flow, link);
 
         if (flow->deadline_ns > now_ns)
             break;
+        if (n_ended == LATE_PER_TURN) { /* who takes them has a queue with an end */
+            f->late_ns = now_ns + LATE_PAUSE_MS * NS_PER_MS;
+            break;
+        }
         /* It is connected: its event is there, and has not been fetched. */
         if (is_connected(flow->fd[GUEST]) || is_waited_for(f, flow, now_ns)) {
             link_take_out(&flow->link);
             await_connection(f, flow, now_ns);
         } else {
             flow_end(f, flow, FLOW_REFUSED, ETIMEDOUT);
+            n_ended++;
         }
     }
 }
 
 static int sleep_ms(struct flows *f)
 {
-    int64_t until_ns = half_opens_until_ns(&f->half_opens), drain_ns = drains_until_ns(&f->drains), left_ns;
+    int64_t until_ns = half_opens_until_ns(&f->half_opens), drain_ns = drains_until_ns(&f->drains);
+    int64_t late_ns, left_ns;
 
     if (drain_ns < until_ns)
         until_ns = drain_ns;
@@ -629,8 +637,9 @@ static int sleep_ms(struct flows *f)
     if (!link_is_alone(&f->connecting)) {
         struct flow *flow = container_of(f->connecting.next, struct flow, link);
 
-        if (flow->deadline_ns < until_ns)
-            until_ns = flow->deadline_ns;
+        late_ns = max_i64(flow->deadline_ns, f->late_ns);
+        if (late_ns < until_ns)
+            until_ns = late_ns;
     }
     if (until_ns == INT64_MAX)
         return -1;

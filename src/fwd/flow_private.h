@@ -79,6 +79,7 @@ struct flows {
     struct drains drains;
     struct link free, dead, changed;
     int64_t starved_retry_ns; /* while somebody is starved */
+    int64_t late_ns;          /* nobody is ended for being late before */
     uint32_t turn;            /* number of the present one */
     uint32_t n_flows, n_slots, n_chunks_max;
     struct flow *chunks[];

@@ -354,7 +354,7 @@ static const struct flow_owner flow_owner = {
 /* What the guest shall see as the client of @fd. REASON_NONE, or why there is nothing. */
 static uint32_t shown_address(struct forwards *f, int fd, int family, union address *ret)
 {
-    union address client;
+    union address client = {.sa.sa_family = AF_UNSPEC};
     socklen_t size = sizeof(client);
     uint16_t port;
 
@@ -399,41 +399,51 @@ static uint32_t connect_as(struct agent *agent, const union address *shown, cons
     return REASON_NONE;
 }
 
-/* A socket in the guest's namespace on its way to the guest's server. REASON_NONE, or why there is none. */
-static uint32_t connect_guest(struct forwards *f, int fd, const struct listener *l, int *ret,
-                              union address *ret_shown) RUNS_ON(role_fwd)
+/* Why a connection cannot take splice's path, as far as is known without a socket; @ret is what the guest
+ * shall see.
+ */
+static uint32_t why_not(struct forwards *f, int fd, const struct listener *l, union address *ret)
+    RUNS_ON(role_fwd)
 {
     struct agent *agent = workers_agent(f->config.workers);
     enum agent_reason reason;
-    union address shown;
     uint32_t r;
 
     if (l->slirp)
         return REASON_ASKED_FOR;
     if (!f->config.splice || !agent)
         return REASON_NO_SPLICE;
-    r = shown_address(f, fd, l->guest.sa.sa_family, &shown);
+    r = shown_address(f, fd, l->guest.sa.sa_family, ret);
     if (r != REASON_NONE)
         return r;
-    *ret_shown = shown;
-    if (answers_is_astray(&l->tally->answers, answers_key(&shown, &l->guest), clock_monotonic_ns()))
+    if (answers_is_astray(&l->tally->answers, answers_key(ret, &l->guest), clock_monotonic_ns()))
         return REASON_CONNECT;
     reason = agent_can_reach(agent, &l->guest);
-    if (reason != AGENT_READY)
-        return REASON_AGENT + reason;
-    r = connect_as(agent, &shown, &l->guest, ret);
+    return reason == AGENT_READY ? REASON_NONE : REASON_AGENT + reason;
+}
+
+/* A socket in the guest's namespace on its way to the guest's server. REASON_NONE, or why there is none. */
+static uint32_t connect_guest(struct forwards *f, int fd, const struct listener *l, int *ret,
+                              union address *ret_shown) RUNS_ON(role_fwd)
+{
+    struct agent *agent = workers_agent(f->config.workers);
+    uint32_t r = why_not(f, fd, l, ret_shown);
+
+    if (r != REASON_NONE)
+        return r;
+    r = connect_as(agent, ret_shown, &l->guest, ret);
     if (r == REASON_CLIENT_ADDRESS) { /* the port is taken, or privileged: another one */
-        address_set_port(&shown, 0);
-        r = connect_as(agent, &shown, &l->guest, ret);
+        address_set_port(ret_shown, 0);
+        r = connect_as(agent, ret_shown, &l->guest, ret);
     }
     return r;
 }
 
 /* It passes: the path that a connection begins with is the one it keeps. */
-static bool is_worth_waiting(struct forwards *f, uint32_t reason) RUNS_ON(role_fwd)
+static bool is_worth_waiting(struct forwards *f, const struct listener *l, uint32_t reason) RUNS_ON(role_fwd)
 {
-    return reason == REASON_NO_SOCKET ||
-           (reason == REASON_AGENT + AGENT_NOT_YET && agent_is_awaited(workers_agent(f->config.workers)));
+    return (reason == REASON_NO_SOCKET || reason == REASON_AGENT + AGENT_NOT_YET) &&
+           agent_is_awaited(workers_agent(f->config.workers), l->guest.sa.sa_family);
 }
 
 /* REASON_NONE: it is on its way, and @fd is the worker's. REASON_REFUSED, REASON_GONE: that is its end. Else
@@ -456,6 +466,7 @@ static uint32_t carry_by_splice(struct forwards *f, int fd, const struct listene
             .guest = l->guest,
             .shown = shown,
         };
+    set_reason(l->tally, REASON_NONE); /* before the worker may know better */
     if (c && workers_give(f->config.workers, fd, guest_fd, CONNECT_MS, &c->user) == 0)
         return REASON_NONE;
     close(guest_fd);
@@ -465,9 +476,15 @@ static uint32_t carry_by_splice(struct forwards *f, int fd, const struct listene
     return REASON_QUEUE;
 }
 
-/* True: somebody has @fd now, or it is closed. False: it is the caller's, who tries again later, when the
- * agent (if it @may_wait for that) or the slirp thread has done more. */
-static bool carry(struct forwards *f, int fd, const struct listener *l, bool may_wait) RUNS_ON(role_fwd)
+enum carried {
+    CARRIED,        /* somebody has it now, or it is closed */
+    AWAITS_AGENT,   /* it is the caller's, who tries again when the agent has said or sent something */
+    AWAITS_LIBSLIRP /* ditto, when the slirp thread has taken some of those that it was given */
+};
+
+/* @may_wait: for the agent. */
+static enum carried carry(struct forwards *f, int fd, const struct listener *l, bool may_wait)
+    RUNS_ON(role_fwd)
 {
     uint32_t reason = carry_by_splice(f, fd, l);
     int r;
@@ -478,23 +495,24 @@ static bool carry(struct forwards *f, int fd, const struct listener *l, bool may
         break;
     case REASON_REFUSED:
         counter_add_shared(COUNTER_splice_refused, 1);
+        set_reason(l->tally, reason);
         reset(fd);
         break;
     case REASON_GONE:
         close(fd);
-        return true;
+        break;
     default:
-        if (may_wait && is_worth_waiting(f, reason))
-            return false;
+        if (may_wait && is_worth_waiting(f, l, reason))
+            return AWAITS_AGENT;
         r = f->config.hooks.adopt(f->config.hooks.arg, fd, &l->guest);
         if (r == -EAGAIN)
-            return false;
+            return AWAITS_LIBSLIRP;
         count_fallback(reason);
+        set_reason(l->tally, reason);
         if (r < 0)
             refuse(fd);
     }
-    set_reason(l->tally, reason);
-    return true;
+    return CARRIED;
 }
 
 static struct waiting_room *room_of(struct forwards *f, const struct listener *l) RUNS_ON(role_fwd)
@@ -519,10 +537,12 @@ static bool let_wait(struct waiting_room *room, int fd, const struct listener *l
 static void carry_new(struct forwards *f, int fd, const struct listener *l) RUNS_ON(role_fwd)
 {
     struct waiting_room *room = room_of(f, l);
+    union address shown = {.sa.sa_family = AF_UNSPEC};
+    uint32_t reason = room->n > 0 ? why_not(f, fd, l, &shown) : REASON_NONE;
 
-    if (room->n > 0 && !l->slirp && let_wait(room, fd, l))
+    if (room->n > 0 && (reason == REASON_NONE || is_worth_waiting(f, l, reason)) && let_wait(room, fd, l))
         return;
-    if (!carry(f, fd, l, room->n < ROOM_MAX) && !let_wait(room, fd, l))
+    if (carry(f, fd, l, room->n < ROOM_MAX) != CARRIED && !let_wait(room, fd, l))
         refuse(fd);
 }
 
@@ -538,8 +558,10 @@ static int carry_waiting(struct forwards *f, struct waiting_room *room) RUNS_ON(
     for (int i = 0; i < CARRIED_PER_TURN && room->n > 0; i++) {
         struct waiting *first = &room->places[room->first];
 
-        if (!carry(f, first->fd, &first->listener, now_ns < first->until_ns))
-            return first->until_ns <= now_ns ? SLIRP_BUSY_MS : ROOM_LOOK_MS;
+        enum carried c = carry(f, first->fd, &first->listener, now_ns < first->until_ns);
+
+        if (c != CARRIED)
+            return c == AWAITS_LIBSLIRP ? SLIRP_BUSY_MS : ROOM_LOOK_MS;
         tally_unref(first->listener.tally);
         room->first = (room->first + 1) % ROOM_MAX;
         room->n--;

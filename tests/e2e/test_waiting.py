@@ -54,18 +54,23 @@ def test_one_client_that_is_not_answered_leads_no_others_away(world):
     assert path_from(REMOTE4) == "splice"
 
 
+def delays(world, n):
+    """How long each of so many connections takes."""
+    took = []
+    for _ in range(n):
+        begin = time.monotonic()
+        assert world.remote.client("echo", HOST4, 8080, "hello").get("reply") == "hello"
+        took.append(time.monotonic() - begin)
+    return took
+
+
 def test_an_agent_that_never_looks_around_delays_none_but_the_first(world):
     """Where outbound connections are not diverted nobody ends it."""
     slirp = world.start("--divert=off", api=True)
     slirp.forward("tcp", 8080, 80)
     world.guest.peer("tcp_echo", "0.0.0.0", 80)
     standby = take_over_stopped(slirp)
-    took = []
-    for _ in range(6):
-        begin = time.monotonic()
-        assert world.remote.client("echo", HOST4, 8080, "hello").get("reply") == "hello"
-        took.append(time.monotonic() - begin)
-        assert entry(slirp)["path"] == "slirp"
+    took = delays(world, 6)
     assert min(took[1:]) < 1, took
     s = stats(slirp)
     assert (s["splice_fallback_not_yet"], s["splice_fallback"]) == (6, 6), s
@@ -76,3 +81,36 @@ def test_an_agent_that_never_looks_around_delays_none_but_the_first(world):
         return entry(slirp)["path"] == "splice"
 
     wait_for("it has looked around", spliced)
+
+
+def test_an_agent_that_sends_no_sockets_delays_none_but_the_first(world):
+    """It is stopped when it has looked around: its stock lasts for a while."""
+    slirp = world.start("--divert=off", api=True)
+    slirp.forward("tcp", 8080, 80)
+    world.guest.peer("tcp_echo_many", "0.0.0.0", 80)
+    for pid in wait_for("the agent has looked around", slirp.settled):
+        os.kill(pid, signal.SIGSTOP)
+    assert world.remote.client("many", HOST4, 8080, 200)["good"] == 200
+    s = stats(slirp)
+    assert s["splice_flows"] > 0 and s["splice_flows"] + s["splice_fallback_no_socket"] == 200, s
+    took = delays(world, 5)
+    assert min(took) < 1, took
+    assert entry(slirp)["path"] == "slirp"
+
+
+@pytest.mark.skipif("--divert=off" in PROGRAM_ARGS, reason="switched off by $SLIRP4NETNS_ARGS")
+def test_an_agent_that_sends_no_sockets_is_replaced(world):
+    slirp = world.start(api=True)
+    slirp.forward("tcp", 8080, 80)
+    world.guest.peer("tcp_echo_many", "0.0.0.0", 80)
+    agent, standby = wait_for("the agent has looked around", slirp.settled)
+    os.kill(agent, signal.SIGSTOP)
+    assert world.remote.client("many", HOST4, 8080, 200)["good"] == 200
+    wait_for("its standby takes its place", lambda: stats(slirp)["agent_restarts"] == 1)
+    assert slirp.agents()[0] == standby
+
+    def spliced():
+        assert world.remote.client("echo", HOST4, 8080, "hello").get("reply") == "hello"
+        return entry(slirp)["path"] == "splice"
+
+    wait_for("its sockets are used", spliced)

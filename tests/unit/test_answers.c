@@ -63,6 +63,10 @@ static void test_silence_is_everybodys_until_somebody_is_answered(void **state)
     assert_false(answers_is_astray(&a, one, start_ns + astray_ns));
     assert_false(answers_is_astray(&a, other, start_ns + astray_ns));
     assert_false(answers_is_busy(&a, one, start_ns));
+    answers_note_silence(&a, one, start_ns);
+    answers_note(&a, other, start_ns + 1);
+    assert_false(answers_is_astray(&a, one, start_ns + 1));
+    assert_false(answers_is_astray(&a, other, start_ns + 1));
 }
 
 /* Its connections that are not answered are waited for, and lead nobody away. */
@@ -113,6 +117,23 @@ static void test_whoever_has_waited_in_vain_does_not_lead_all_away(void **state)
     assert_true(answers_is_astray(&a, key("192.0.2.3", 1, 80), start_ns + 2 * busy_ns + 1));
 }
 
+/* Whoever is led away does not take the place of one that is answered. */
+static void test_silence_takes_nobodys_place(void **state)
+{
+    struct answers a = {0};
+    uint64_t one = key("192.0.2.1", 1, 80);
+
+    (void)state;
+    answers_note(&a, one, start_ns);
+    for (uint32_t i = 0; i < 10 * ANSWERS_CLIENTS; i++) {
+        char client[32];
+
+        snprintf(client, sizeof(client), "198.18.%u.%u", i / 250, i % 250);
+        answers_note_silence(&a, key(client, 1, 80), start_ns);
+    }
+    assert_true(answers_is_busy(&a, one, start_ns + 1));
+}
+
 /* Many clients share places: what is forgotten is as if it had never been. */
 static void test_who_comes_last_has_the_place(void **state)
 {
@@ -147,6 +168,7 @@ int main(void)
         cmocka_unit_test(test_a_client_that_was_answered_is_waited_for),
         cmocka_unit_test(test_one_that_is_not_answered_beside_others_is_led_away_alone),
         cmocka_unit_test(test_whoever_has_waited_in_vain_does_not_lead_all_away),
+        cmocka_unit_test(test_silence_takes_nobodys_place),
         cmocka_unit_test(test_who_comes_last_has_the_place),
     };
 

@@ -908,7 +908,8 @@ static void test_a_connection_that_takes_too_long_gives_the_host_socket_back(voi
 
 static void test_a_late_connection_has_as_much_time_as_its_owner_gives(void **state)
 {
-    enum { MS = 50, MORE = 2 };
+    enum { MORE = 2 };
+    const int64_t ms = 50;
     struct worker *w = *state;
     struct sockaddr_in address;
     int client, host_fd, filler, listener = listener_full(&address, &filler);
@@ -920,11 +921,11 @@ static void test_a_late_connection_has_as_much_time_as_its_owner_gives(void **st
     pthread_mutex_unlock(&w->lock);
     tcp_pair(&client, &host_fd, 0);
     send_text(client, "said too early");
-    r = start(w, host_fd, guest_fd, MS);
+    r = start(w, host_fd, guest_fd, (uint32_t)ms);
     expect_over(r, FLOW_REFUSED);
     assert_int_equal(r->error, ETIMEDOUT);
     assert_int_equal(r->n_late, MORE + 1);
-    assert_true(r->waited_ns >= (MORE + 1) * MS * NS_PER_MS);
+    assert_true(r->waited_ns >= (MORE + 1) * ms * NS_PER_MS);
     expect_returned(w, r, host_fd, client);
     close(filler);
     close(listener);
