@@ -130,7 +130,9 @@ def test_without_offload_every_datagram_is_a_frame(world):
 def test_large_datagrams_by_both_families(world, v6, size):
     world.remote.peer("udp_echo", remote_of(v6), 7000)
     start(world, DIRECT, v6=v6)
-    assert world.guest.client("udp", remote_of(v6), 7000, size)["same"]
+    # Whose neighbour has not answered yet keeps only so many fragments for it; and any may be lost on a busy machine.
+    assert world.guest.client("udp", remote_of(v6), 7000, 1)["same"]
+    wait_for("it comes back", lambda: world.guest.client("udp", remote_of(v6), 7000, size, 5).get("same"))
 
 
 @pytest.mark.parametrize("mode", ["shared", "split"])
